@@ -1,0 +1,30 @@
+"""The passes, one a file. Import them from here; the order that they run in is in `torch2trt_onnx.pipeline`."""
+
+from torch2trt_onnx.passes.annotate_precision import AnnotatePrecision
+from torch2trt_onnx.passes.base import Change, Pass
+from torch2trt_onnx.passes.bind_inputs import BindInputs
+from torch2trt_onnx.passes.demote_double import DemoteDouble
+from torch2trt_onnx.passes.drop_noop_casts import DropNoopCasts
+from torch2trt_onnx.passes.fold_constants import FoldConstants
+from torch2trt_onnx.passes.fold_weight_casts import FoldWeightCasts
+from torch2trt_onnx.passes.inline_ifs import InlineIfs
+from torch2trt_onnx.passes.lift_constants import LiftConstants
+from torch2trt_onnx.passes.merge_casts import MergeCasts
+from torch2trt_onnx.passes.repair_bfloat16 import RepairBFloat16
+from torch2trt_onnx.passes.repair_normalization import RepairNormalization
+
+__all__ = [
+    "AnnotatePrecision",
+    "BindInputs",
+    "Change",
+    "DemoteDouble",
+    "DropNoopCasts",
+    "FoldConstants",
+    "FoldWeightCasts",
+    "InlineIfs",
+    "LiftConstants",
+    "MergeCasts",
+    "Pass",
+    "RepairBFloat16",
+    "RepairNormalization",
+]

@@ -1,0 +1,57 @@
+"""fp64 as fp32: TensorRT has no double."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from torch2trt_onnx.graph import Graph, onnx_type
+from torch2trt_onnx.passes.base import Change, Pass
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class DemoteDouble(Pass):
+    """Let everything that is fp64 be fp32, and say so: TensorRT would do it silently.
+
+    Given:  w: double; y = Cast(x, to=DOUBLE); z = Mul(y, w)
+    Result: w: float;  y = Cast(x, to=FLOAT);  z = Mul(y, w)
+    """
+
+    leaves_well_typed: ClassVar[bool] = False
+
+    def apply(self, graph: Graph) -> Iterator[Change]:
+        """Edit the graph."""
+        constants: dict[int, gs.Constant] = {}
+        for inner in graph.graphs():
+            for tensor in (*inner.inputs, *inner.outputs):
+                if onnx_type(tensor) == TensorProto.DOUBLE and not isinstance(tensor, gs.Constant):
+                    tensor.dtype = TensorProto.FLOAT
+                    if inner is graph.ir:
+                        yield Change(tensor.name, "made an fp32 binding", "TensorRT has no fp64", warn=True)
+            for node in inner.nodes:
+                for key, value in node.attrs.items():
+                    if key in ("to", "dtype", "output_dtype", "softmax_precision", "stash_type") and value == TensorProto.DOUBLE:
+                        node.attrs[key] = TensorProto.FLOAT
+                        yield Change(node.name, "computes in fp32", "TensorRT has no fp64", warn=True)
+                    elif isinstance(value, gs.Constant) and onnx_type(value) == TensorProto.DOUBLE:
+                        yield self._demote(graph, value, node.name)
+                for tensor in node.inputs:
+                    if isinstance(tensor, gs.Constant) and onnx_type(tensor) == TensorProto.DOUBLE:
+                        constants[id(tensor)] = tensor
+        for constant in constants.values():
+            yield self._demote(graph, constant, constant.name)
+
+    @staticmethod
+    def _demote(graph: Graph, constant: gs.Constant, where: str) -> Change:
+        values = graph.array(constant)
+        lost = int(np.count_nonzero(np.isfinite(values) & (np.abs(values) > LARGEST)))
+        with np.errstate(over="ignore"):
+            narrow = values.astype(np.float32)
+        constant._values = gs.ir.tensor.LazyValues(graph.weights.put_array(constant.name, narrow, TensorProto.FLOAT))
+        note = f"; {lost} of {values.size} values are beyond its range and become infinite" if lost else ""
+        return Change(where, "made fp32", f"TensorRT has no fp64{note}", warn=True)

@@ -1,0 +1,53 @@
+"""Casts of weights, moved into the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from torch2trt_onnx.graph import Graph, onnx_type, replace_uses
+from torch2trt_onnx.passes.base import Change, Pass
+from torch2trt_onnx.precision import FLOATS, label
+
+
+class FoldWeightCasts(Pass):
+    """Store a weight in the type that a Cast gives it, rounded as PyTorch rounds (to nearest, ties to even).
+
+    Given:  w: float; v = Cast<to=FLOAT16>(w); y = MatMul(x, v)
+    Result: y = MatMul(x, v), with the initializer v: float16
+    """
+
+    def apply(self, graph: Graph) -> Iterator[Change]:
+        """Edit the graph."""
+        for inner in graph.graphs():
+            outputs = {id(t) for t in inner.outputs}
+            for node in inner.nodes:
+                if node.op != "Cast" or not isinstance(node.inputs[0], gs.Constant):
+                    continue
+                source, result = node.inputs[0], node.outputs[0]
+                given, to = onnx_type(source), node.attrs["to"]
+                if id(result) in outputs or not result.outputs or onnx.TensorProto.STRING in (given, to):
+                    continue
+                values = graph.array(source)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    cast = values.astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+                replace_uses(result, graph.constant(f"{source.name}_{label(to)}", cast, to))
+                lost = range_loss(values, cast) if to in FLOATS and given in FLOATS else ""
+                yield Change(node.name, f"stored {source.name!r} as {label(to)}", lost or "the Cast of a weight", warn=bool(lost))
+
+
+def range_loss(before: np.ndarray, after: np.ndarray) -> str:  # type: ignore[type-arg]
+    """How many values a narrower type turned into infinities or zeros, in words; '' where none.
+
+    Args:
+        before: the values, of any shape and float type.
+        after: the same, in the narrower type.
+    """
+    with np.errstate(invalid="ignore"):
+        over = int(np.count_nonzero(np.isfinite(before) & np.isinf(after)))
+        under = int(np.count_nonzero((before != 0) & (after == 0)))
+    words = [f"{over} become infinite"] * bool(over) + [f"{under} become zero"] * bool(under)
+    return f"of {before.size} values {' and '.join(words)}" if words else ""

@@ -1,0 +1,96 @@
+"""Everything that can go wrong by what a user gave, as one hierarchy.
+
+    ConversionError                  the base: catch this one
+    ├── InputError                   the inputs do not fit each other, or the model
+    ├── SourceError                  the model is not what it says, or cannot be read
+    ├── ExportError                  PyTorch could not say the model in ONNX
+    ├── PrecisionError               the precisions asked for contradict the model, or each other
+    ├── GraphError                   the ONNX graph is ill-typed or invalid
+    │   └── PassError                a pass of this project failed on a node
+    ├── ComparisonError              the numbers could not be compared, although that was required
+    ├── BackendError                 TensorRT said no
+    │   ├── BackendMissingError      it is not installed, or cannot do this here
+    │   ├── ParseError               its ONNX parser refused a node
+    │   ├── BuildError               its builder could not make an engine
+    │   └── WorkerError              the child process crashed, ran out of time, or out of memory
+    └── OutputError                  a file could not be written
+
+Warnings that concern the result are `ConversionWarning`s, and stand in the report as well.
+"""
+
+from __future__ import annotations
+
+
+class ConversionError(Exception):
+    """What failed, where, why, and how to mend it.
+
+    Args:
+        what: one sentence, the failure itself.
+        where: the node, module, file or input that it concerns.
+        why: the cause, in the words of the library that reported it where there is one.
+        fix: what the user can do.
+    """
+
+    def __init__(
+        self, what: str, *, where: str | None = None, why: str | None = None, fix: str | None = None
+    ) -> None:
+        self.what, self.where, self.why, self.fix = what, where, why, fix
+        rows = [what]
+        rows += [f"  {label}: {text}" for label, text in (("where", where), ("why", why), ("fix", fix)) if text]
+        super().__init__("\n".join(rows))
+
+
+class InputError(ConversionError):
+    """The inputs do not fit each other, or the model."""
+
+
+class SourceError(ConversionError):
+    """The model is not what it says, or cannot be read."""
+
+
+class ExportError(ConversionError):
+    """PyTorch could not say the model in ONNX."""
+
+
+class PrecisionError(ConversionError):
+    """The precisions asked for contradict the model, or each other."""
+
+
+class GraphError(ConversionError):
+    """The ONNX graph is ill-typed or invalid."""
+
+
+class PassError(GraphError):
+    """A pass of this project failed on a node."""
+
+
+class ComparisonError(ConversionError):
+    """The numbers could not be compared, although that was required."""
+
+
+class BackendError(ConversionError):
+    """TensorRT said no."""
+
+
+class BackendMissingError(BackendError):
+    """The back end is not installed, or cannot do this here."""
+
+
+class ParseError(BackendError):
+    """TensorRT's ONNX parser refused a node."""
+
+
+class BuildError(BackendError):
+    """TensorRT's builder could not make an engine."""
+
+
+class WorkerError(BackendError):
+    """The child process crashed, ran out of time, or out of memory."""
+
+
+class OutputError(ConversionError):
+    """A file could not be written."""
+
+
+class ConversionWarning(UserWarning):
+    """Something that changes the result, or what it proves, and does not stop the conversion."""

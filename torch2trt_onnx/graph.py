@@ -1,0 +1,347 @@
+"""The graph that passes edit: onnx-graphsurgeon's, with what it drops (metadata, source lines) and what it lacks (types).
+
+graphsurgeon keeps operators, attributes, tensors and opsets. It drops `metadata_props` and `doc_string` of the model and of
+each node, and leaves stale types behind an edit. `Graph` carries the first on the node objects themselves, so that they
+survive renaming and reordering, and recomputes the second.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Container, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from torch2trt_onnx import typecheck
+from torch2trt_onnx.errors import GraphError
+from torch2trt_onnx.typecheck import onnx_type
+from torch2trt_onnx.weights import WeightStore
+
+PREFIX = "torch2trt_onnx."
+"""Prefix of our keys in `metadata_props` of models and nodes."""
+
+
+class Graph:
+    """A model under edit.
+
+    Args:
+        model: without large tensors inside; see `WeightStore.adopt`.
+        weights: the store that the model's references point to.
+
+    Attributes:
+        ir: the graphsurgeon graph. Each node has `metadata: dict[str, str]` and `doc_string: str`.
+        metadata: the model's `metadata_props`.
+        weights: the store of the large tensors.
+    """
+
+    def __init__(self, model: onnx.ModelProto, weights: WeightStore) -> None:
+        self.weights = weights
+        self.metadata = {entry.key: entry.value for entry in model.metadata_props}
+        self._about = {field: getattr(model, field) for field in ("domain", "model_version", "doc_string")}
+        with G_LOGGER.suppress():
+            self.ir: gs.Graph = gs.import_onnx(model)
+        _read_metadata(self.ir, model.graph)
+        self._names: set[str] = set()
+        self._name_nodes()
+
+    @property
+    def opset(self) -> int:
+        """The version of the default operator domain."""
+        return int(self.ir.opset)
+
+    def graphs(self) -> Iterator[gs.Graph]:
+        """The graph and the bodies of If, Loop and Scan inside it, outer first."""
+        yield self.ir
+        yield from self.ir.subgraphs(recursive=True)
+
+    def nodes(self) -> Iterator[gs.Node]:
+        """All nodes, those of control-flow bodies after their graph's."""
+        for graph in self.graphs():
+            yield from graph.nodes
+
+    def fresh_name(self, hint: str) -> str:
+        """A name that no node or tensor of the model has, made from `hint`."""
+        name = hint
+        count = 2
+        while name in self._names:
+            name = f"{hint}__{count}"
+            count += 1
+        self._names.add(name)
+        return name
+
+    def constant(self, name: str, values: npt.NDArray[np.generic], onnx_type: int) -> gs.Constant:
+        """A new initializer, its values in the store where they are large."""
+        name = self.fresh_name(name)
+        return gs.Constant(name, gs.ir.tensor.LazyValues(self.weights.put_array(name, values, onnx_type)))
+
+    def array(self, constant: gs.Constant) -> npt.NDArray[np.generic]:
+        """The values of an initializer; mapped, not loaded, where they are large."""
+        held = constant._values
+        return self.weights.array(held.tensor) if isinstance(held, gs.ir.tensor.LazyValues) else np.asarray(held)
+
+    def insert_cast(self, graph: gs.Graph, tensor: gs.Tensor, to: int, hint: str) -> gs.Variable:
+        """The output of a new `Cast` of `tensor`, in `graph`; put in order by the next `tidy`."""
+        name = self.fresh_name(f"{hint}/Cast")
+        output = gs.Variable(self.fresh_name(f"{name}_output"), dtype=to, shape=tensor.shape)
+        graph.nodes.append(new_node("Cast", name, {"to": to}, [tensor], [output]))
+        return output
+
+    def cast_into(self, graph: gs.Graph, tensor: gs.Tensor, result: gs.Tensor, to: int, hint: str) -> None:
+        """Let a new `Cast` of `tensor` make `result`, which nothing makes now; put in order by the next `tidy`."""
+        result.dtype = to
+        graph.nodes.append(new_node("Cast", self.fresh_name(f"{hint}/Cast"), {"to": to}, [tensor], [result]))
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The model as it stands; large tensors are references into `weights`."""
+        with G_LOGGER.suppress():
+            model = gs.export_onnx(self.ir, do_type_check=False)
+        for field, value in self._about.items():
+            setattr(model, field, value)
+        # Exporters state the IR version that their writer knew; metadata_props of nodes need 10.
+        model.ir_version = max(model.ir_version, 10)
+        onnx.helper.set_model_props(model, self.metadata)
+        _write_metadata(self.ir, model.graph)
+        return model
+
+    def infer_types(self, *, strict: bool) -> None:
+        """Recompute the type and shape of every tensor from the inputs, the initializers and the operators.
+
+        Args:
+            strict: fail on the first contradiction (`onnx.shape_inference`, strict and data-propagating).
+
+        Raises:
+            GraphError: `strict`, and the graph contradicts itself.
+        """
+        declared = {id(t): (t.dtype, t.shape) for t in self.ir.outputs}
+        inputs = {id(t) for graph in self.graphs() for t in graph.inputs}
+        for node in self.nodes():
+            for tensor in node.outputs:
+                if id(tensor) not in inputs:
+                    tensor.dtype = tensor.shape = None
+        try:
+            inferred = onnx.shape_inference.infer_shapes(
+                self.to_proto(), check_type=False, strict_mode=strict, data_prop=True
+            )
+        except onnx.shape_inference.InferenceError as error:
+            raise GraphError(
+                "the types or shapes of the graph contradict each other",
+                why=str(error).strip(),
+                fix="inspect the graph with torch2trt-onnx inspect",
+            ) from error
+        finally:
+            for tensor in self.ir.outputs:
+                tensor.dtype, tensor.shape = declared[id(tensor)]
+        _apply_types(self.ir, inferred.graph)
+        for tensor in self.ir.outputs:
+            dtype, shape = declared[id(tensor)]
+            tensor.dtype = tensor.dtype or dtype
+            if shape and tensor.shape and len(shape) == len(tensor.shape):
+                # The exporter's names of dynamic dimensions are better than 'unk__7', and its constants than a name.
+                tensor.shape = [new if isinstance(new, int) else old for old, new in zip(shape, tensor.shape, strict=True)]
+            tensor.shape = tensor.shape if tensor.shape is not None else shape
+
+    def type_problems(self) -> list[typecheck.Problem]:
+        """Every node whose inputs do not have the types that its operator takes."""
+        return typecheck.problems(self.nodes(), self.opset)
+
+    def tidy(self) -> None:
+        """Sort each graph topologically, keeping the order where it is free, and drop nodes that nothing uses."""
+        _tidy(self.ir)
+
+    def _name_nodes(self) -> None:
+        """Give each node a unique name: reports, rules and TensorRT know nodes by it."""
+        self._names = {t.name for graph in self.graphs() for t in (*graph.inputs, *graph.outputs)}
+        for node in self.nodes():
+            self._names.update(t.name for t in (*node.inputs, *node.outputs))
+        seen: set[str] = set()
+        for node in self.nodes():
+            if not node.name or node.name in seen:
+                node.name = self.fresh_name(node.name or f"{node.op}_{node.outputs[0].name if node.outputs else ''}")
+            seen.add(node.name)
+        self._names |= seen
+
+
+def new_node(op: str, name: str, attrs: dict[str, object], inputs: list[gs.Tensor], outputs: list[gs.Tensor]) -> gs.Node:
+    """A node as `Graph` keeps them; its name comes from `Graph.fresh_name`."""
+    node = gs.Node(op, name, attrs, inputs, outputs)
+    node.metadata, node.doc_string = {}, ""
+    return node
+
+
+def producer(tensor: gs.Tensor) -> gs.Node | None:
+    """The node that makes a tensor; None for inputs and initializers."""
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def set_input(node: gs.Node, index: int, tensor: gs.Tensor) -> None:
+    """Let one input of a node be `tensor`. Linear in the uses of the tensor before; for many nodes, `replace_uses`."""
+    uses = node.inputs[index].outputs
+    list.__delitem__(uses, next(i for i, reader in enumerate(uses) if reader is node))
+    list.__setitem__(node.inputs, index, tensor)
+    list.append(tensor.outputs, node)
+
+
+def replace_uses(old: gs.Tensor, new: gs.Tensor, readers: Container[int] | None = None) -> None:
+    """Let the nodes that read `old` read `new`. Linear in the uses, where graphsurgeon's own lists are quadratic.
+
+    Args:
+        old: the tensor that is read now.
+        new: the tensor to read.
+        readers: the `id`s of the nodes to change; None: all.
+    """
+    kept = []
+    for node in old.outputs:
+        if readers is not None and id(node) not in readers:
+            kept.append(node)
+            continue
+        for index, tensor in enumerate(node.inputs):
+            if tensor is old:
+                list.__setitem__(node.inputs, index, new)
+                list.append(new.outputs, node)
+    list.__setitem__(old.outputs, slice(None), kept)
+
+
+def bypass(graph: gs.Graph, node: gs.Node) -> bool:
+    """Let the readers of a node with one output read its first input; the next `tidy` drops the node.
+
+    The name of a graph output never changes, so where the node makes one, its producer makes it instead. Returns False, and
+    changes nothing, where even that cannot be: an input or an initializer that is an output as well, or one from outside.
+    """
+    source, result = node.inputs[0], node.outputs[0]
+    if not any(result is t for t in graph.outputs):
+        replace_uses(result, source)
+        return True
+    maker = producer(source)
+    if maker is None or any(source is t for t in graph.outputs) or not any(maker is n for n in graph.nodes):
+        return False
+    list.clear(node.outputs)
+    list.clear(result.inputs)
+    replace_uses(source, result, {id(n) for n in source.outputs if n is not node})
+    index = next(i for i, t in enumerate(maker.outputs) if t is source)
+    list.__setitem__(maker.outputs, index, result)
+    list.append(result.inputs, maker)
+    list.clear(source.inputs)
+    return True
+
+
+def subgraphs(node: gs.Node) -> list[gs.Graph]:
+    """The bodies of a control-flow node."""
+    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+
+
+def captured(node: gs.Node) -> Iterator[gs.Tensor]:
+    """What the bodies of a control-flow node read: their own tensors, and those of the graphs around them."""
+    for body in subgraphs(node):
+        yield from body.outputs
+        for inner in body.nodes:
+            yield from inner.inputs
+            yield from captured(inner)
+
+
+def _tidy(graph: gs.Graph) -> None:
+    nodes = list(graph.nodes)
+    for node in nodes:
+        for body in subgraphs(node):
+            _tidy(body)
+    position = {id(node): index for index, node in enumerate(nodes)}
+    waits: list[set[int]] = []
+    for node in nodes:
+        makers = (producer(t) for t in (*node.inputs, *captured(node)))
+        waits.append({position[id(m)] for m in makers if m is not None and id(m) in position} - {position[id(node)]})
+    if any(before > index for index, wait in enumerate(waits) for before in wait):
+        nodes = _sorted(nodes, waits)
+    needed = {id(t) for t in graph.outputs}
+    live: list[gs.Node] = []
+    dead: list[gs.Node] = []
+    for node in reversed(nodes):
+        if any(id(t) in needed for t in node.outputs):
+            needed.update(id(t) for t in (*node.inputs, *captured(node)))
+            live.append(node)
+        else:
+            dead.append(node)
+    gone = {id(node) for node in dead}
+    for tensor in {id(t): t for node in dead for t in (*node.inputs, *captured(node))}.values():
+        list.__setitem__(tensor.outputs, slice(None), [n for n in tensor.outputs if id(n) not in gone])
+    for node in dead:
+        list.clear(node.inputs)
+        list.clear(node.outputs)
+    graph.nodes = live[::-1]
+
+
+def _sorted(nodes: list[gs.Node], waits: list[set[int]]) -> list[gs.Node]:
+    """Kahn's algorithm; a heap of positions keeps the given order where the edges leave a choice."""
+    readers: list[list[int]] = [[] for _ in nodes]
+    for index, wait in enumerate(waits):
+        for before in wait:
+            readers[before].append(index)
+    left = [len(wait) for wait in waits]
+    ready = [index for index, count in enumerate(left) if count == 0]
+    order: list[gs.Node] = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(nodes[index])
+        for reader in readers[index]:
+            left[reader] -= 1
+            if left[reader] == 0:
+                heapq.heappush(ready, reader)
+    if len(order) != len(nodes):
+        stuck = next(node for node, count in zip(nodes, left, strict=True) if count)
+        raise GraphError("the graph has a cycle", where=f"node {stuck.name!r}")
+    return order
+
+
+def _read_metadata(graph: gs.Graph, proto: onnx.GraphProto) -> None:
+    # graphsurgeon imports and exports nodes one to one, in order; so do we, bodies included.
+    for node, source in zip(graph.nodes, proto.node, strict=True):
+        node.metadata = {entry.key: entry.value for entry in source.metadata_props}
+        node.doc_string = source.doc_string
+        for body, inner in _bodies(node, source):
+            _read_metadata(body, inner)
+
+
+def _write_metadata(graph: gs.Graph, proto: onnx.GraphProto) -> None:
+    for node, target in zip(graph.nodes, proto.node, strict=True):
+        target.doc_string = node.doc_string
+        for key, value in node.metadata.items():
+            target.metadata_props.add(key=key, value=value)
+        for body, inner in _bodies(node, target):
+            _write_metadata(body, inner)
+
+
+def _bodies(node: gs.Node, proto: onnx.NodeProto) -> Iterator[tuple[gs.Graph, onnx.GraphProto]]:
+    for attribute in proto.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield node.attrs[attribute.name], attribute.g
+
+
+def _apply_types(graph: gs.Graph, proto: onnx.GraphProto) -> None:
+    known = {info.name: info.type for info in (*proto.value_info, *proto.output)}
+    for node, source in zip(graph.nodes, proto.node, strict=True):
+        for tensor in node.outputs:
+            info: Any = known.get(tensor.name)
+            if info is None:
+                continue
+            tensor.type = info.WhichOneof("value") or "tensor_type"
+            if tensor.type == "sequence_type":
+                info = info.sequence_type.elem_type
+            if info.HasField("tensor_type") and info.tensor_type.elem_type:
+                tensor.dtype = info.tensor_type.elem_type
+                if info.tensor_type.HasField("shape"):
+                    tensor.shape = [_dim(d) for d in info.tensor_type.shape.dim]
+        for body, inner in _bodies(node, source):
+            for tensor, value in zip(body.inputs, inner.input, strict=True):
+                # Loop and Scan bodies declare their inputs rarely in full; inference fills them in.
+                if not tensor.dtype and value.type.HasField("tensor_type"):
+                    tensor.dtype = value.type.tensor_type.elem_type or None
+            _apply_types(body, inner)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    return dim.dim_param or None

@@ -1,0 +1,113 @@
+"""The passes, in order, and what happens around each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch2trt_onnx.errors import ConversionError, GraphError, PassError
+from torch2trt_onnx.graph import Graph
+from torch2trt_onnx.passes import (
+    AnnotatePrecision,
+    BindInputs,
+    Change,
+    DemoteDouble,
+    DropNoopCasts,
+    FoldConstants,
+    FoldWeightCasts,
+    InlineIfs,
+    LiftConstants,
+    MergeCasts,
+    Pass,
+    RepairBFloat16,
+    RepairNormalization,
+)
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did, and how long it took in seconds."""
+
+    name: str
+    seconds: float
+    changes: tuple[Change, ...] = field(repr=False)
+
+
+def passes(bindings: Mapping[str, int]) -> list[Pass]:
+    """The passes that every model goes through.
+
+    Args:
+        bindings: input name -> ONNX element type, where the user asked for one.
+    """
+    return [
+        RepairBFloat16(),  # first: the types of everything behind such a Cast are wrong
+        LiftConstants(),  # weights in Constant nodes become initializers, which the next ones look for
+        DemoteDouble(),  # before anything is judged by its type
+        BindInputs(bindings),
+        RepairNormalization(),  # the last repair: from here on the graph is well-typed
+        AnnotatePrecision(),  # before the Casts of weights are folded, which loses the type that the author gave them
+        FoldWeightCasts(),
+        MergeCasts(),  # before DropNoopCasts: fp16 -> fp32 -> fp16 becomes a no-op here
+        DropNoopCasts(),
+        FoldConstants(),  # makes the conditions of Ifs known
+        InlineIfs(),
+        FoldConstants(),  # what the branches that are left made known
+    ]
+
+
+def run(graph: Graph, todo: Sequence[Pass]) -> list[PassRecord]:
+    """Run passes on a graph, in place: each on a tidy graph with all types known, and check what it leaves.
+
+    Raises:
+        GraphError: the graph is ill-typed once the repairs are done.
+        PassError: a pass failed, or left an ill-typed graph.
+    """
+    graph.tidy()
+    graph.infer_types(strict=False)
+    records: list[PassRecord] = []
+    was_well_typed = False
+    for step in todo:
+        start = time.perf_counter()
+        before = ", ".join(record.name for record in records) or "none"
+        try:
+            changes = tuple(step.apply(graph))
+            if changes:
+                graph.tidy()
+                graph.infer_types(strict=False)
+            if step.leaves_well_typed and (changes or not was_well_typed):
+                check(graph)
+                was_well_typed = True
+        except ConversionError as error:
+            if not was_well_typed:
+                raise
+            raise PassError(
+                f"the pass {step.name} left an invalid graph", why=str(error), where=f"after the passes {before}", fix=REPORT
+            ) from error
+        except Exception as error:
+            raise PassError(
+                f"the pass {step.name} failed",
+                why=f"{type(error).__name__}: {error}",
+                where=f"after the passes {before}",
+                fix=REPORT,
+            ) from error
+        records.append(PassRecord(step.name, time.perf_counter() - start, changes))
+    return records
+
+
+REPORT = "this is a bug of torch2trt_onnx: please report it, with the ONNX file of --backend none if you may"
+
+
+def check(graph: Graph) -> None:
+    """Fail where the graph is ill-typed.
+
+    Raises:
+        GraphError: naming every such node, its tensors and their types.
+    """
+    problems = graph.type_problems()
+    if problems:
+        raise GraphError(
+            f"the graph is ill-typed at {len(problems)} node{'s' * (len(problems) > 1)}",
+            why="\n       ".join(map(str, problems)),
+            fix="cast one of the tensors in the model, or convert its layers to one type",
+        )

@@ -1,0 +1,230 @@
+"""The large tensors of a model, in one file that grows; the graph in memory holds references only.
+
+A ModelProto with its weights inside costs their size in memory for each copy, and cannot pass 2 GB. So weights go to a file
+as soon as they are met, in ONNX's own external-data form (`location`, `offset`, `length`), and are mapped where a pass or
+ONNX Runtime reads them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from torch2trt_onnx.errors import SourceError
+
+INLINE_BYTES = 1024
+"""Tensors up to this size stay in the graph, so that shape inference can read them (ONNX's own threshold)."""
+
+FILE_NAME = "model.weights"
+ALIGNMENT = 64  # bytes; enough for any vector load from the mapped file
+
+
+class WeightStore:
+    """One file of tensors in a directory that the caller owns.
+
+    Args:
+        directory: where the file is made. A model saved beside it resolves its references there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / FILE_NAME
+        self.path.touch()
+
+    def put(self, name: str, onnx_type: int, dims: tuple[int, ...], data: memoryview | bytes) -> TensorProto:
+        """Append the bytes of a tensor, little-endian and row-major as in `raw_data`, and return a reference to them.
+
+        Tensors of at most `INLINE_BYTES` are returned whole.
+        """
+        tensor = TensorProto(name=name, data_type=onnx_type, dims=dims)
+        size = memoryview(data).nbytes
+        if size <= INLINE_BYTES:
+            tensor.raw_data = bytes(data)
+            return tensor
+        with self.path.open("ab") as file:
+            file.write(b"\0" * (-file.tell() % ALIGNMENT))
+            offset = file.tell()
+            file.write(data)
+        _refer(tensor, FILE_NAME, offset, size)
+        return tensor
+
+    def put_array(self, name: str, array: npt.NDArray[np.generic], onnx_type: int) -> TensorProto:
+        """Append a NumPy array. Types of less than a byte are packed as ONNX packs them."""
+        if array.dtype.itemsize == 1 and onnx_type in _SUB_BYTE:
+            packed = numpy_helper.from_array(array, name)
+            return self.put(name, onnx_type, array.shape, packed.raw_data)
+        flat = np.ascontiguousarray(array).reshape(-1)
+        return self.put(name, onnx_type, array.shape, memoryview(flat.view(np.uint8)) if flat.size else b"")
+
+    def array(self, tensor: TensorProto) -> npt.NDArray[np.generic]:
+        """The values of a tensor: mapped, read-only and not copied where they lie in the store."""
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return numpy_helper.to_array(tensor)
+        _, offset, length = _reference(tensor)
+        shape = tuple(tensor.dims)
+        raw = np.memmap(self.path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
+        if tensor.data_type in _SUB_BYTE:
+            return numpy_helper.to_array(TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw.tobytes()))
+        return raw.view(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(shape)
+
+    def adopt(self, model: onnx.ModelProto, base: Path | None) -> onnx.ModelProto:
+        """A copy of a model whose large tensors lie in this store; the model itself is left as it is.
+
+        Args:
+            model: with its weights inside, or in external files.
+            base: the folder of those files; None where there are none.
+
+        Raises:
+            SourceError: an external file is missing or too short, or lies outside `base`.
+        """
+        skeleton = onnx.ModelProto()
+        for field, value in model.ListFields():
+            if field.name != "graph":
+                _copy_field(skeleton, field.name, value)
+        for field, value in model.graph.ListFields():
+            if field.name != "initializer":
+                _copy_field(skeleton.graph, field.name, value)
+        skeleton.graph.initializer.extend(self._adopted(t, base) for t in model.graph.initializer)
+        for graph in _graphs(skeleton.graph):
+            for node in graph.node:
+                for attribute in node.attribute:
+                    if attribute.type == onnx.AttributeProto.TENSOR:
+                        attribute.t.CopyFrom(self._adopted(attribute.t, base))
+            if graph is not skeleton.graph:
+                tensors = [self._adopted(t, base) for t in graph.initializer]
+                del graph.initializer[:]
+                graph.initializer.extend(tensors)
+        return skeleton
+
+    def _adopted(self, tensor: TensorProto, base: Path | None) -> TensorProto:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            location, offset, length = _reference(tensor)
+            if location == FILE_NAME and base == self.directory:
+                return tensor
+            return self.put(tensor.name, tensor.data_type, tuple(tensor.dims), _external_bytes(tensor, base, location, offset, length))
+        if tensor.HasField("raw_data"):
+            return self.put(tensor.name, tensor.data_type, tuple(tensor.dims), tensor.raw_data)
+        if tensor.data_type == TensorProto.STRING or tensor.ByteSize() <= INLINE_BYTES:
+            return tensor
+        return self.put_array(tensor.name, numpy_helper.to_array(tensor), tensor.data_type)
+
+    def save(self, model: onnx.ModelProto, path: Path, *, inline_below: int) -> None:
+        """Write a model of this store to a folder: one file below `inline_below` bytes, else with `<name>.data` beside it.
+
+        Only the tensors that the model still refers to are written, one at a time.
+        """
+        final = onnx.ModelProto()
+        final.CopyFrom(model)
+        tensors = [t for t in _tensors(final.graph) if t.data_location == TensorProto.EXTERNAL]
+        if sum(_reference(t)[2] for t in tensors) < inline_below:
+            self.inline(final)
+            path.write_bytes(final.SerializeToString())
+            return
+        data_path = path.with_name(path.name + ".data")
+        with data_path.open("wb") as target, self.path.open("rb") as source:
+            for tensor in tensors:
+                _, offset, length = _reference(tensor)
+                target.write(b"\0" * (-target.tell() % ALIGNMENT))
+                _refer(tensor, data_path.name, target.tell(), length)
+                source.seek(offset)
+                shutil.copyfileobj(_Limited(source, length), target, 1 << 22)
+        path.write_bytes(final.SerializeToString())
+
+    def inline(self, model: onnx.ModelProto) -> None:
+        """Put the tensors that a model refers to into the model, in place."""
+        with self.path.open("rb") as source:
+            for tensor in _tensors(model.graph):
+                if tensor.data_location == TensorProto.EXTERNAL:
+                    _, offset, length = _reference(tensor)
+                    source.seek(offset)
+                    data = source.read(length)
+                    tensor.ClearField("external_data")
+                    tensor.ClearField("data_location")
+                    tensor.raw_data = data
+
+    def nbytes(self, model: onnx.ModelProto) -> int:
+        """The size in bytes of the tensors that a model refers to."""
+        return sum(_reference(t)[2] for t in _tensors(model.graph) if t.data_location == TensorProto.EXTERNAL)
+
+
+_SUB_BYTE = frozenset(
+    getattr(TensorProto, name) for name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if hasattr(TensorProto, name)
+)
+
+
+class _Limited:
+    """At most `length` bytes of a file, for `shutil.copyfileobj`."""
+
+    def __init__(self, file: object, length: int) -> None:
+        self.file, self.left = file, length
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self.file.read(min(size, self.left))  # type: ignore[attr-defined]
+        self.left -= len(data)
+        return data
+
+
+def _refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.ClearField("external_data")
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _reference(tensor: TensorProto) -> tuple[str, int, int]:
+    words = {entry.key: entry.value for entry in tensor.external_data}
+    return words.get("location", ""), int(words.get("offset", 0)), int(words.get("length", 0))
+
+
+def _external_bytes(tensor: TensorProto, base: Path | None, location: str, offset: int, length: int) -> memoryview:
+    where = f"tensor {tensor.name!r}, file {location!r}"
+    if base is None:
+        raise SourceError(
+            "the ModelProto keeps weights in external files, and we cannot know in which folder",
+            where=where,
+            fix="pass the path of the .onnx file, or load the model with its external data",
+        )
+    path = (base / location).resolve()
+    if not path.is_relative_to(base.resolve()):
+        raise SourceError("the model refers to a file outside its folder", where=where, fix="put the weights beside the model")
+    try:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise SourceError("the weights of the model cannot be read", where=where, why=str(error)) from error
+    view = memoryview(mapped)[offset : offset + length if length else None]
+    if length and view.nbytes != length:
+        raise SourceError("the file of the weights is too short", where=where, why=f"{offset + length} bytes expected, {len(mapped)} found")
+    return view
+
+
+def _copy_field(target: object, name: str, value: object) -> None:
+    try:
+        setattr(target, name, value)
+    except (AttributeError, TypeError):
+        getattr(target, name).MergeFrom(value)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the bodies of its control flow, outer first."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _graphs(attribute.g)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    for inner in _graphs(graph):
+        yield from inner.initializer
+        for node in inner.node:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.TENSOR:
+                    yield attribute.t
