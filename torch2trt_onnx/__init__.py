@@ -1,0 +1,1 @@
+from torch2trt_onnx.inputs import Input

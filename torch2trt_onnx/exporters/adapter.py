@@ -1,0 +1,172 @@
+"""A module whose arguments and results are flat tuples of tensors, around one that takes and returns anything.
+
+The TorchScript exporter fails on, or changes, dict outputs, None, keyword-only arguments, scalar defaults, lists of tensors
+and repeated outputs. The adapter holds whatever is not a tensor, so that none of that reaches it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from torch2trt_onnx.errors import InputError
+from torch2trt_onnx.inputs import Input
+
+
+class Arguments:
+    """The arguments of a model: a tree whose leaves are `Input`s and constants.
+
+    Args:
+        inputs: an Input or tensor; a list or tuple of positional arguments; a dict of keyword arguments; or `(args, kwargs)`. Each
+            argument may itself be a list, tuple or dict, and may hold None and plain numbers, which become constants.
+        module: the model, for the names of its parameters.
+
+    Attributes:
+        inputs: the Inputs, in the order of the leaves, each with a name.
+    """
+
+    def __init__(self, inputs: object, module: torch.nn.Module) -> None:
+        args, kwargs = _split(inputs)
+        parameters = _parameter_names(module)
+        named = [(parameters[i] if i < len(parameters) else f"input_{i}", value) for i, value in enumerate(args)]
+        self._check_call(module, len(args), kwargs)
+        paths, self.tree = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
+        self.leaves: list[Any] = []
+        self.slots: list[int] = []
+        self.inputs: list[Input] = []
+        for path, leaf in paths:
+            if isinstance(leaf, (Input, torch.Tensor)):
+                found = Input.of(leaf)
+                if found.name is None:
+                    found.name = _leaf_name(path, named)
+                self.slots.append(len(self.leaves))
+                self.inputs.append(found)
+                leaf = None  # noqa: PLW2901 - the slot is filled at each call
+            self.leaves.append(leaf)
+        names = [i.name for i in self.inputs]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"two inputs have the name {name!r}", fix="give one of them another, with Input(name=...)")
+        if not self.inputs:
+            raise InputError("no input is a tensor", fix="pass at least one tensor or Input")
+
+    def fill(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """`(args, kwargs)` with these tensors in the places of the Inputs."""
+        leaves = list(self.leaves)
+        for slot, tensor in zip(self.slots, tensors, strict=True):
+            leaves[slot] = tensor
+        args, kwargs = pytree.tree_unflatten(leaves, self.tree)
+        return args, kwargs
+
+    @staticmethod
+    def _check_call(module: torch.nn.Module, count: int, kwargs: Mapping[str, Any]) -> None:
+        """Fail before anything runs where the call does not fit the signature of `forward`."""
+        if isinstance(module, torch.jit.ScriptModule):
+            return  # its own call says what is wrong, and its schema is not a signature
+        try:
+            inspect.signature(module.forward).bind(*[None] * count, **kwargs)
+        except TypeError as error:
+            raise InputError(
+                f"the inputs do not fit {type(module).__name__}.forward{inspect.signature(module.forward)}", why=str(error)
+            ) from None
+        except ValueError:
+            return  # no signature to be had
+
+
+class FlatAdapter(torch.nn.Module):
+    """Takes the tensors of `arguments.inputs`, returns the tensors of the result, both flat.
+
+    Attributes:
+        output_names: the names of the results, from their place in what the model returns; known after the first call.
+    """
+
+    def __init__(self, module: torch.nn.Module, arguments: Arguments) -> None:
+        super().__init__()
+        self.m = module
+        self._arguments = arguments
+        self.output_names: list[str] = []
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Call the model."""
+        args, kwargs = self._arguments.fill(tensors)
+        result = self.m(*args, **kwargs)
+        if hasattr(result, "to_tuple") and isinstance(result, Mapping):
+            result = dict(result)  # a model output of transformers: a dict with attributes
+        found: dict[str, torch.Tensor] = {}
+        for path, leaf in pytree.tree_flatten_with_path(result)[0]:
+            if isinstance(leaf, torch.Tensor):
+                found[_unique(_output_name(path), found)] = leaf
+        self.output_names = list(found)
+        # An output that is an input, or another output, needs a tensor and so a name of its own.
+        seen = [(t.data_ptr(), t.shape) for t in tensors]
+        flat = []
+        for tensor in found.values():
+            key = (tensor.data_ptr(), tensor.shape)
+            flat.append(tensor.clone() if key in seen else tensor)
+            seen.append(key)
+        return tuple(flat)
+
+
+def _split(inputs: object) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    if isinstance(inputs, (Input, torch.Tensor)):
+        return (inputs,), {}
+    if isinstance(inputs, Mapping):
+        return (), inputs
+    if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], (tuple, list)) and isinstance(inputs[1], Mapping):
+        return inputs[0], inputs[1]
+    if isinstance(inputs, (tuple, list)):
+        return inputs, {}
+    raise InputError(
+        f"inputs is a {type(inputs).__name__}",
+        fix="pass a list of tensors or Inputs, a dict of keyword arguments, or (args, kwargs)",
+    )
+
+
+def _parameter_names(module: torch.nn.Module) -> list[str]:
+    if isinstance(module, torch.jit.ScriptModule):
+        return [a.name for a in module.forward.schema.arguments[1:]]
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except ValueError:
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _leaf_name(path: tuple[Any, ...], named: list[tuple[str, Any]]) -> str:
+    """`x` for a positional argument, `x_0` or `x_key` inside a structure, the keyword for keyword arguments."""
+    side, *rest = [_step(p) for p in path]
+    words = [named[int(rest[0])][0], *rest[1:]] if side == "0" else rest
+    return "_".join(_clean(word) for word in words)
+
+
+def _output_name(path: tuple[Any, ...]) -> str:
+    words = [_clean(_step(p)) for p in path]
+    if not words:
+        return "output"
+    return "_".join(words) if not words[0].isdigit() else "output_" + "_".join(words)
+
+
+def _step(key: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def _clean(word: str) -> str:
+    # TorchScript's names, such as 'x.1', are no names of bindings.
+    return re.sub(r"\W", "_", re.sub(r"\.\d+$", "", word)) or "value"
+
+
+def _unique(name: str, taken: Mapping[str, object]) -> str:
+    count = 1
+    new = name
+    while new in taken:
+        count += 1
+        new = f"{name}_{count}"
+    return new

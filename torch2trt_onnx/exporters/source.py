@@ -1,0 +1,117 @@
+"""What the user gave as the model, and how it is read without running foreign code."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from torch2trt_onnx.errors import SourceError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Source:
+    """A model in one of its three forms.
+
+    Args:
+        name: what messages call it: a path, or the name of the class.
+        module: the nn.Module or ScriptModule to export and to compare with; None for ONNX.
+        program: the ExportedProgram, where one was given.
+        onnx_model: the ModelProto, without its external data; None for PyTorch.
+        onnx_folder: the folder that the external data of `onnx_model` lies in.
+    """
+
+    name: str
+    module: torch.nn.Module | None = None
+    program: Any = None
+    onnx_model: onnx.ModelProto | None = None
+    onnx_folder: Path | None = None
+
+
+def load(model: object) -> Source:
+    """A `Source` from what `convert` takes.
+
+    TorchScript files are read with `torch.jit.load`, ONNX files with onnx; nothing is unpickled.
+
+    Raises:
+        SourceError: the path does not exist, the file is not what it says, or the object is no model.
+    """
+    if isinstance(model, onnx.ModelProto):
+        return Source("the ModelProto", onnx_model=model)
+    if isinstance(model, (str, os.PathLike)):
+        return _load_file(Path(model))
+    import torch
+
+    if isinstance(model, torch.nn.Module):
+        return Source(getattr(model, "original_name", None) or type(model).__name__, module=_reopened(model))
+    if isinstance(model, torch.export.ExportedProgram):
+        return Source("the ExportedProgram", module=model.module(), program=model)
+    raise SourceError(
+        f"a {type(model).__name__} is not a model that we can convert",
+        fix="pass an nn.Module, a ScriptModule, an ExportedProgram, a ModelProto, or the path of a TorchScript or ONNX file",
+    )
+
+
+def _load_file(path: Path) -> Source:
+    if not path.is_file():
+        raise SourceError("there is no such file", where=str(path))
+    if path.suffix == ".onnx":
+        return _load_onnx(path)
+    if zipfile.is_zipfile(path):
+        return _load_torchscript(path)
+    try:
+        return _load_onnx(path)
+    except SourceError:
+        raise SourceError(
+            "the file is neither TorchScript nor ONNX", where=str(path), fix="save the model with torch.jit.save, or pass the module"
+        ) from None
+
+
+def _load_onnx(path: Path) -> Source:
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError, and what the operating system says
+        raise SourceError("the file is not an ONNX model", where=str(path), why=str(error).strip()) from error
+    if not model.graph.node or not model.graph.output:
+        raise SourceError("the ONNX model has no nodes or no outputs", where=str(path), fix="is it an ONNX file, and whole?")
+    return Source(str(path), onnx_model=model, onnx_folder=path.parent)
+
+
+def _load_torchscript(path: Path) -> Source:
+    import torch
+
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if not any(name.endswith("/constants.pkl") for name in names):
+        what = "an ExportedProgram" if any("serialized_exported_program" in n or "/models/" in n for n in names) else "pickled tensors or a pickled module"
+        raise SourceError(
+            f"the file holds {what}, not TorchScript",
+            where=str(path),
+            why="unpickling a file can run any code, so it is left to you",
+            fix="load it yourself (weights with torch.load(..., weights_only=True)) and pass the module",
+        )
+    try:
+        return Source(str(path), module=torch.jit.load(str(path), map_location="cpu"))
+    except Exception as error:
+        raise SourceError("the TorchScript file cannot be read", where=str(path), why=_first_line(error)) from error
+
+
+def _reopened(module: torch.nn.Module) -> torch.nn.Module:
+    """A frozen module as torch.jit.load would give it: one fresh from torch.jit.freeze cannot be part of a trace."""
+    import torch
+
+    if isinstance(module, torch.jit.RecursiveScriptModule):
+        fresh: torch.nn.Module = torch.jit._recursive.wrap_cpp_module(module._c)  # type: ignore[no-untyped-call]
+        return fresh
+    return module
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,245 @@
+"""The TorchScript exporter (`dynamo=False`), the only public one that takes a ScriptModule.
+
+Nothing is folded (`do_constant_folding=False`), because folding loses the type that the author gave a weight. Weights are
+exported as inputs (`export_params=False`) and attached here, straight from the module to the store: the exporter's own way
+costs 2.3 times their size in memory and fails above 2 GB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import numpy as np
+import onnx
+import torch
+
+from torch2trt_onnx.errors import ExportError
+from torch2trt_onnx.exporters import symbolics
+from torch2trt_onnx.graph import PREFIX
+from torch2trt_onnx.precision import ElementType
+
+if TYPE_CHECKING:
+    from torch2trt_onnx.exporters import Request
+    from torch2trt_onnx.weights import WeightStore
+
+OPSET = 20
+OPSET_BF16 = 22
+"""The first opset whose Conv, LSTM and InstanceNormalization take bf16."""
+
+
+def export(request: Request) -> onnx.ModelProto:
+    """Trace the adapter, export the trace, and give the graph its weights, names and origins.
+
+    Raises:
+        ExportError: an operator has no translation, or the model cannot be traced.
+    """
+    adapter = request.adapter
+    with _for_tracing(), torch.no_grad():
+        try:
+            traced = torch.jit.trace(adapter, request.tensors, check_trace=False)
+        except Exception as error:
+            raise _explained(error, "the model cannot be traced") from error
+    _refuse_fast_path(traced)
+    opset = request.opset or (OPSET_BF16 if _mentions_bf16(traced, request.tensors) else OPSET)
+    model = _to_onnx(traced, request, opset)
+    if request.opset is None and opset == OPSET and _has_bf16(model):
+        # bf16 that shows up in the export only, in the body of a scripted function.
+        model = _to_onnx(traced, request, OPSET_BF16)
+    _attach_weights(model, traced, {str(i.name) for i in request.inputs}, request.weights)
+    _rename_outputs(model, adapter.output_names)
+    modules = frozenset(name.removeprefix("m.") for name, _ in adapter.named_modules())
+    _write_origins(model.graph, modules)
+    return model
+
+
+def _to_onnx(traced: torch.jit.ScriptModule, request: Request, opset: int) -> onnx.ModelProto:
+    names = [str(i.name) for i in request.inputs]
+    dynamic = {str(i.name): {axis: f"{i.name}_{axis}" for axis in i.dynamic_axes} for i in request.inputs if i.is_dynamic}
+    with tempfile.TemporaryDirectory() as folder, symbolics.registered(opset), _quiet_verbose(), torch.no_grad():
+        path = Path(folder) / "model.onnx"
+        try:
+            torch.onnx.export(
+                traced,
+                request.tensors,
+                str(path),
+                dynamo=False,
+                do_constant_folding=False,
+                export_params=False,
+                keep_initializers_as_inputs=True,  # else equal weights are joined, under the name of one of them
+                opset_version=opset,
+                input_names=names,
+                output_names=request.adapter.output_names,
+                dynamic_axes=dynamic,
+                verbose=True,  # keeps the source lines, in doc_string
+            )
+        except Exception as error:
+            raise _explained(error, "PyTorch cannot export the model to ONNX") from error
+        return onnx.load(path)
+
+
+@contextlib.contextmanager
+def _for_tracing() -> Iterator[None]:
+    """Trace nn.MultiheadAttention and its kin as the operators that they are made of, not as their fused CPU kernels."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _quiet_verbose() -> contextlib.AbstractContextManager[object]:
+    """`verbose=True` is the only way to keep source lines, and prints the whole graph as well: not to the user's terminal."""
+    return mock.patch.object(torch._C, "_jit_onnx_log", lambda *_: None)
+
+
+FAST_PATH = re.compile(r"aten::(_native_multi_head_attention|_transformer_encoder_layer_fwd)")
+
+
+def _refuse_fast_path(traced: torch.jit.ScriptModule) -> None:
+    found = FAST_PATH.search(str(traced.inlined_graph))
+    if found:
+        raise ExportError(
+            "the trace holds a fused CPU kernel that ONNX has no operator for",
+            where=found.group(0),
+            why="it was traced in eval mode with the fast path of nn.MultiheadAttention on",
+            fix="call torch.backends.mha.set_fastpath_enabled(False) before torch.jit.trace, or pass the nn.Module itself",
+        )
+
+
+def _mentions_bf16(traced: torch.jit.ScriptModule, tensors: tuple[torch.Tensor, ...]) -> bool:
+    held = (*traced.parameters(), *traced.buffers(), *tensors)
+    return any(t.dtype == torch.bfloat16 for t in held) or "BFloat16" in str(traced.inlined_graph)
+
+
+def _has_bf16(model: onnx.ModelProto) -> bool:
+    wanted = (onnx.TensorProto.BFLOAT16, onnx.TensorProto.COMPLEX128)  # the second is what the exporter writes for the first
+
+    def search(graph: onnx.GraphProto) -> bool:
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "to" and attribute.i in wanted:
+                    return True
+                if attribute.HasField("t") and attribute.t.data_type in wanted:
+                    return True
+                if attribute.HasField("g") and search(attribute.g):
+                    return True
+        return False
+
+    return search(model.graph)
+
+
+def _attach_weights(model: onnx.ModelProto, traced: torch.jit.ScriptModule, names: set[str], weights: WeightStore) -> None:
+    """Make initializers of the inputs that are weights, under the names of the state dict."""
+    graph = model.graph
+    renamed: dict[str, str] = {}
+    tied: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], str] = {}
+    for info in [i for i in graph.input if i.name not in names]:
+        try:
+            tensor = functools.reduce(getattr, info.name.split("."), traced)
+        except AttributeError:
+            raise ExportError(f"the exporter made an input {info.name!r}, which is no weight of the model", fix="please report it, with the model") from None
+        name = info.name.removeprefix("m.")
+        name = name if name not in names else info.name
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        renamed[info.name] = tied.setdefault(key, name) if tensor.numel() else name
+        if renamed[info.name] == name:
+            graph.initializer.append(_stored(name, tensor, weights))
+    kept = [info for info in graph.input if info.name in names]
+    del graph.input[:]
+    graph.input.extend(kept)
+    _rename(graph, renamed)
+    # Constants inside the graph, which hold the weights of frozen modules, go to the store as well.
+    model.CopyFrom(weights.adopt(model, weights.directory))
+
+
+def _stored(name: str, tensor: torch.Tensor, weights: WeightStore) -> onnx.TensorProto:
+    kind = ElementType.of(tensor.dtype)
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    data: np.ndarray = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)  # type: ignore[type-arg]
+    return weights.put(name, kind.onnx, tuple(tensor.shape), memoryview(data))
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in names:
+                node.input[index] = names[name]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, names)
+
+
+def _rename_outputs(model: onnx.ModelProto, names: list[str]) -> None:
+    """Give each output the name of its place in the model's result; one value returned twice has one name otherwise."""
+    taken = {t.name for t in (*model.graph.input, *model.graph.initializer)}
+    for output, name in zip(model.graph.output, names, strict=True):
+        if output.name != name or name in taken:
+            model.graph.node.append(onnx.helper.make_node("Identity", [output.name], [name], f"Identity_{name}"))
+            output.name = name
+
+
+def _write_origins(graph: onnx.GraphProto, modules: frozenset[str]) -> None:
+    """Keep the module path and the source line of each node in its metadata."""
+    for node in graph.node:
+        module = module_path(node.name, modules)
+        if module:
+            node.metadata_props.add(key=f"{PREFIX}module", value=module)
+        line = source_line(node.doc_string)
+        if line:
+            node.metadata_props.add(key=f"{PREFIX}source", value=line)
+        node.doc_string = ""
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _write_origins(attribute.g, modules)
+
+
+def module_path(node_name: str, modules: frozenset[str]) -> str:
+    """The path of the module that a node's name stands for, as far as it is one of `modules`.
+
+    The exporter writes `/m/encoder/layer.0/fc/MatMul` for a node of `encoder.layer.0.fc`: one step a call, a step into a
+    ModuleList with its index.
+    """
+    path = ""
+    for step in node_name.split("/")[2:-1]:
+        longer = f"{path}.{step}" if path else step
+        if longer not in modules:
+            break
+        path = longer
+    return path
+
+
+_FRAME = re.compile(r"^(.*)\((\d+)\): (.*)$")
+_OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+def source_line(stack: str) -> str:
+    """`file:line function`, the innermost frame that is neither PyTorch's nor ours; '' where there is none."""
+    for line in stack.splitlines():
+        frame = _FRAME.match(line)
+        if frame and not frame.group(1).startswith(_OWN):
+            return f"{frame.group(1)}:{frame.group(2)} {frame.group(3)}"
+    return ""
+
+
+HINTS: tuple[tuple[str, str], ...] = (
+    (r"is_autocast_enabled|_enter_autocast|Autocast device", "this script uses autocast or nn.MultiheadAttention: trace it instead of scripting it (torch.jit.trace, or pass the nn.Module)"),
+    (r"aten::(_?fft|stft|istft|view_as_(real|complex))|complex", "ONNX has complex numbers in the dynamo exporter only: pass the nn.Module with exporter='dynamo'"),
+    (r"_native_multi_head_attention|_transformer_encoder_layer_fwd", "trace with torch.backends.mha.set_fastpath_enabled(False)"),
+    (r"Unsupported: ONNX export of operator|is not supported|Unsupported.*operator|aten::", "try exporter='dynamo' with the nn.Module, or write the operation with others"),
+)
+
+
+def _explained(error: Exception, what: str) -> ExportError:
+    text = str(error).strip()
+    fix = next((hint for pattern, hint in HINTS if re.search(pattern, text)), "see the cause; exporter='dynamo' takes some models that this one does not")
+    where = re.search(r"^(\S+\.py):?\(?(\d+)\)?", text, re.M)
+    why = "\n       ".join(line for line in text.splitlines()[:3] if line.strip())
+    return ExportError(what, where=f"{where.group(1)}:{where.group(2)}" if where else None, why=why, fix=fix)
