@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
-from torch2trt_onnx.graph import PREFIX, Graph, onnx_type, producer
+from torch2trt_onnx.graph import PREFIX, Graph, producer
 from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.precision import FLOATS, label
+from torch2trt_onnx.typecheck import onnx_type
 
 TRANSPARENT = frozenset(
     {
@@ -37,7 +38,10 @@ class AnnotatePrecision(Pass):
         found: dict[int, tuple[gs.Constant, ...]] = {}
         for node in graph.nodes():
             precision, origin, reason = _judge(node, found)
-            new = {f"{PREFIX}{key}": value for key, value in (("precision", precision), ("origin", origin), ("reason", reason))}
+            new = {
+                f"{PREFIX}{key}": value
+                for key, value in (("precision", precision), ("origin", origin), ("reason", reason))
+            }
             if precision and any(node.metadata.get(key) != value for key, value in new.items()):
                 node.metadata.update(new)
                 yield Change(node.name, f"annotated {precision}", reason)

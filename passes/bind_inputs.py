@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch2trt_onnx.graph import Graph, onnx_type, replace_uses
+from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.precision import label
+from torch2trt_onnx.typecheck import onnx_type
 
 
 @dataclass
@@ -33,7 +34,5 @@ class BindInputs(Pass):
             to, given = self.types.get(tensor.name), onnx_type(tensor)
             if to is None or to == given:
                 continue
-            readers = {id(node) for node in tensor.outputs}
-            tensor.dtype = to
-            replace_uses(tensor, graph.insert_cast(graph.ir, tensor, given, tensor.name), readers)
+            graph.rebind_input(tensor, to)
             yield Change(tensor.name, f"made a {label(to)} binding", f"asked for; the graph computes in {label(given)}")

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from torch2trt_onnx.graph import Graph, onnx_type
+from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.passes.base import Change, Pass
+from torch2trt_onnx.typecheck import onnx_type
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -35,13 +36,18 @@ class DemoteDouble(Pass):
                         yield Change(tensor.name, "made an fp32 binding", "TensorRT has no fp64", warn=True)
             for node in inner.nodes:
                 for key, value in node.attrs.items():
-                    if key in ("to", "dtype", "output_dtype", "softmax_precision", "stash_type") and value == TensorProto.DOUBLE:
+                    if (
+                        key in ("to", "dtype", "output_dtype", "softmax_precision", "stash_type")
+                        and value == TensorProto.DOUBLE
+                    ):
                         node.attrs[key] = TensorProto.FLOAT
                         yield Change(node.name, "computes in fp32", "TensorRT has no fp64", warn=True)
                     elif isinstance(value, gs.Constant) and onnx_type(value) == TensorProto.DOUBLE:
                         yield self._demote(graph, value, node.name)
                 for tensor in node.inputs:
-                    if isinstance(tensor, gs.Constant) and onnx_type(tensor) == TensorProto.DOUBLE:
+                    is_double = isinstance(tensor, gs.Constant) and onnx_type(tensor) == TensorProto.DOUBLE
+                    # A Python number that a Cast brings to its type is rounded once, by FoldWeightCasts.
+                    if is_double and any(reader.op != "Cast" for reader in tensor.outputs):
                         constants[id(tensor)] = tensor
         for constant in constants.values():
             yield self._demote(graph, constant, constant.name)

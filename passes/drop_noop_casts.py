@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch2trt_onnx.graph import Graph, bypass, onnx_type
+from torch2trt_onnx.graph import Graph, bypass
 from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.precision import label
+from torch2trt_onnx.typecheck import onnx_type
 
 
 class DropNoopCasts(Pass):

@@ -10,9 +10,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from torch2trt_onnx.graph import Graph, onnx_type, producer, replace_uses, subgraphs
+from torch2trt_onnx.graph import Graph, producer, replace_uses, subgraphs
 from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.precision import ElementType
+from torch2trt_onnx.typecheck import onnx_type
 
 LIMIT = 1 << 20
 """Bytes. Larger results are left to TensorRT: folding them here would copy weights for nothing."""
@@ -104,7 +105,8 @@ def _is_foldable(node: gs.Node, within: set[int]) -> bool:
 
 
 _RUNNABLE = frozenset(
-    ElementType.of(name).onnx for name in ("float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+    ElementType.of(name).onnx
+    for name in ("float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 )
 
 
@@ -118,7 +120,7 @@ def _nbytes(tensor: gs.Tensor) -> int:
     return size
 
 
-def _static_shape(node: gs.Node) -> np.ndarray | None:  # type: ignore[type-arg]
+def _static_shape(node: gs.Node) -> np.ndarray | None:
     """The value of `Shape(x)`, or of `Gather(Shape(x), constant)`, where the dimensions that it reads are static."""
     if node.op == "Shape":
         dims = node.inputs[0].shape
@@ -136,16 +138,16 @@ def _static_shape(node: gs.Node) -> np.ndarray | None:  # type: ignore[type-arg]
     index = onnx.numpy_helper.to_array(held.tensor) if hasattr(held, "tensor") else np.asarray(held)
     if any(not -len(dims) <= i < len(dims) or not isinstance(dims[i], int) for i in index.reshape(-1).tolist()):
         return None
-    return np.asarray([d if isinstance(d, int) else 0 for d in dims], np.int64)[index]
+    return np.take(np.asarray([d if isinstance(d, int) else 0 for d in dims], np.int64), index)
 
 
-def _evaluate(graph: Graph, nodes: list[gs.Node], wanted: list[gs.Tensor]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def _evaluate(graph: Graph, nodes: list[gs.Node], wanted: list[gs.Tensor]) -> dict[str, np.ndarray]:
     """The values of `wanted`, by ONNX Runtime without its optimisations; those that it cannot compute are left out."""
     if not wanted:
         return {}
     try:
         return _run(graph, nodes, wanted)
-    except Exception:  # noqa: BLE001 - ONNX Runtime raises its own, undocumented types; folding is never a reason to fail
+    except Exception:
         # One operator spoils the session for all: find out which results can be had without it.
         if len(wanted) == 1:
             return {}
@@ -172,7 +174,7 @@ def _ancestors(tensors: list[gs.Tensor]) -> list[gs.Node]:
     return order
 
 
-def _run(graph: Graph, nodes: list[gs.Node], wanted: list[gs.Tensor]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def _run(graph: Graph, nodes: list[gs.Node], wanted: list[gs.Tensor]) -> dict[str, np.ndarray]:
     import onnxruntime as ort
 
     constants = {t.name: t for node in nodes for t in node.inputs if isinstance(t, gs.Constant)}

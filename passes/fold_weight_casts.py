@@ -8,9 +8,10 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from torch2trt_onnx.graph import Graph, onnx_type, replace_uses
+from torch2trt_onnx.graph import Graph, replace_uses
 from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.precision import FLOATS, label
+from torch2trt_onnx.typecheck import onnx_type
 
 
 class FoldWeightCasts(Pass):
@@ -35,11 +36,13 @@ class FoldWeightCasts(Pass):
                 with np.errstate(over="ignore", invalid="ignore"):
                     cast = values.astype(onnx.helper.tensor_dtype_to_np_dtype(to))
                 replace_uses(result, graph.constant(f"{source.name}_{label(to)}", cast, to))
-                lost = range_loss(values, cast) if to in FLOATS and given in FLOATS else ""
-                yield Change(node.name, f"stored {source.name!r} as {label(to)}", lost or "the Cast of a weight", warn=bool(lost))
+                lost = range_loss(values, cast) if to in FLOATS and given in (*FLOATS, onnx.TensorProto.DOUBLE) else ""
+                # What becomes zero does so in PyTorch as well, and mostly is an epsilon; infinities end in NaNs.
+                why = lost or "the Cast of a weight"
+                yield Change(node.name, f"stored {source.name!r} as {label(to)}", why, warn="infinite" in lost)
 
 
-def range_loss(before: np.ndarray, after: np.ndarray) -> str:  # type: ignore[type-arg]
+def range_loss(before: np.ndarray, after: np.ndarray) -> str:
     """How many values a narrower type turned into infinities or zeros, in words; '' where none.
 
     Args:

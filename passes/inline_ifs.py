@@ -33,7 +33,9 @@ class InlineIfs(Pass):
                 for result, made in zip(list(node.outputs), branch.outputs, strict=True):
                     if id(result) in outputs:
                         node.outputs.remove(result)
-                        inner.nodes.append(new_node("Identity", graph.fresh_name(f"{node.name}/Identity"), {}, [made], [result]))
+                        inner.nodes.append(
+                            new_node("Identity", graph.fresh_name(f"{node.name}/Identity"), {}, [made], [result])
+                        )
                     else:
                         replace_uses(result, made)
                 branch.nodes = []

@@ -56,5 +56,5 @@ def _constant(graph: Graph, node: gs.Node) -> gs.Constant | None:
     return None
 
 
-def _small(graph: Graph, name: str, values: np.ndarray, onnx_type: int) -> gs.Constant:  # type: ignore[type-arg]
+def _small(graph: Graph, name: str, values: np.ndarray, onnx_type: int) -> gs.Constant:
     return gs.Constant(name, gs.ir.tensor.LazyValues(graph.weights.put_array(name, values, onnx_type)))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch2trt_onnx.graph import Graph, onnx_type, producer, set_input
+from torch2trt_onnx.graph import Graph, producer, set_input
 from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.precision import is_lossless, label
+from torch2trt_onnx.typecheck import onnx_type
 
 
 class MergeCasts(Pass):
@@ -29,4 +30,6 @@ class MergeCasts(Pass):
             source, middle = onnx_type(inner.inputs[0]), inner.attrs["to"]
             if source and is_lossless(source, middle):
                 set_input(node, 0, inner.inputs[0])
-                yield Change(node.name, f"reads what {inner.name!r} reads", f"{label(source)} to {label(middle)} is exact")
+                yield Change(
+                    node.name, f"reads what {inner.name!r} reads", f"{label(source)} to {label(middle)} is exact"
+                )

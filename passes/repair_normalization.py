@@ -8,9 +8,10 @@ from typing import ClassVar
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from torch2trt_onnx.graph import Graph, onnx_type, set_input
+from torch2trt_onnx.graph import Graph, set_input
 from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.precision import FLOATS, label
+from torch2trt_onnx.typecheck import onnx_type
 
 OPERATORS = frozenset(
     {"LayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization"}

@@ -1,1 +1,58 @@
-from torch2trt_onnx.inputs import Input
+"""PyTorch models in TensorRT, in the precisions that their authors chose.
+
+The names below are the public face. They are loaded when they are first used, so that `import torch2trt_onnx` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch2trt_onnx.conversion import Conversion, convert
+    from torch2trt_onnx.errors import ConversionError, ConversionWarning
+    from torch2trt_onnx.inputs import Input
+    from torch2trt_onnx.options import Options
+    from torch2trt_onnx.plan import NodePlan, PrecisionPlan
+    from torch2trt_onnx.precision import Precision
+    from torch2trt_onnx.report import Report
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Conversion": "conversion",
+    "ConversionError": "errors",
+    "ConversionWarning": "errors",
+    "Input": "inputs",
+    "NodePlan": "plan",
+    "Options": "options",
+    "Precision": "precision",
+    "PrecisionPlan": "plan",
+    "Report": "report",
+    "convert": "conversion",
+}
+
+__all__ = [
+    "Conversion",
+    "ConversionError",
+    "ConversionWarning",
+    "Input",
+    "NodePlan",
+    "Options",
+    "Precision",
+    "PrecisionPlan",
+    "Report",
+    "convert",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -31,9 +31,7 @@ class ConversionError(Exception):
         fix: what the user can do.
     """
 
-    def __init__(
-        self, what: str, *, where: str | None = None, why: str | None = None, fix: str | None = None
-    ) -> None:
+    def __init__(self, what: str, *, where: str | None = None, why: str | None = None, fix: str | None = None) -> None:
         self.what, self.where, self.why, self.fix = what, where, why, fix
         rows = [what]
         rows += [f"  {label}: {text}" for label, text in (("where", where), ("why", why), ("fix", fix)) if text]

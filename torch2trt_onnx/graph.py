@@ -96,10 +96,16 @@ class Graph:
         result.dtype = to
         graph.nodes.append(new_node("Cast", self.fresh_name(f"{hint}/Cast"), {"to": to}, [tensor], [result]))
 
+    def rebind_input(self, tensor: gs.Variable, to: int) -> None:
+        """Give a graph input the type `to`, and let its readers read a Cast of it to the type that it had."""
+        given, readers = onnx_type(tensor), {id(node) for node in tensor.outputs}
+        tensor.dtype = to
+        replace_uses(tensor, self.insert_cast(self.ir, tensor, given, tensor.name), readers)
+
     def to_proto(self) -> onnx.ModelProto:
         """The model as it stands; large tensors are references into `weights`."""
         with G_LOGGER.suppress():
-            model = gs.export_onnx(self.ir, do_type_check=False)
+            model: onnx.ModelProto = gs.export_onnx(self.ir, do_type_check=False)
         for field, value in self._about.items():
             setattr(model, field, value)
         # Exporters state the IR version that their writer knew; metadata_props of nodes need 10.
@@ -142,7 +148,9 @@ class Graph:
             tensor.dtype = tensor.dtype or dtype
             if shape and tensor.shape and len(shape) == len(tensor.shape):
                 # The exporter's names of dynamic dimensions are better than 'unk__7', and its constants than a name.
-                tensor.shape = [new if isinstance(new, int) else old for old, new in zip(shape, tensor.shape, strict=True)]
+                tensor.shape = [
+                    new if isinstance(new, int) else old for old, new in zip(shape, tensor.shape, strict=True)
+                ]
             tensor.shape = tensor.shape if tensor.shape is not None else shape
 
     def type_problems(self) -> list[typecheck.Problem]:
@@ -166,7 +174,9 @@ class Graph:
         self._names |= seen
 
 
-def new_node(op: str, name: str, attrs: dict[str, object], inputs: list[gs.Tensor], outputs: list[gs.Tensor]) -> gs.Node:
+def new_node(
+    op: str, name: str, attrs: dict[str, object], inputs: list[gs.Tensor], outputs: list[gs.Tensor]
+) -> gs.Node:
     """A node as `Graph` keeps them; its name comes from `Graph.fresh_name`."""
     node = gs.Node(op, name, attrs, inputs, outputs)
     node.metadata, node.doc_string = {}, ""

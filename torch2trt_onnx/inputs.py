@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -67,12 +68,18 @@ class Input:
             if not low <= opt <= high:
                 raise InputError(f"axis {axis}: min {low} <= opt {opt} <= max {high} does not hold", where=where)
         if self.format not in FORMATS:
-            raise InputError(f"{self.format!r} is not a memory format", where=where, fix=f"use one of {', '.join(FORMATS)}")
+            raise InputError(
+                f"{self.format!r} is not a memory format", where=where, fix=f"use one of {', '.join(FORMATS)}"
+            )
         rank = FORMATS[self.format]
         if rank is not None and len(self.opt_shape) != rank:
-            raise InputError(f"{self.format} needs rank {rank}, and {self.opt_shape} has rank {len(self.opt_shape)}", where=where)
+            raise InputError(
+                f"{self.format} needs rank {rank}, and {self.opt_shape} has rank {len(self.opt_shape)}", where=where
+            )
         if example is not None and tuple(example.shape) != self.opt_shape:
-            raise InputError(f"the example has shape {tuple(example.shape)}, and opt_shape is {self.opt_shape}", where=where)
+            raise InputError(
+                f"the example has shape {tuple(example.shape)}, and opt_shape is {self.opt_shape}", where=where
+            )
         self.example = example
 
     @classmethod
@@ -119,8 +126,16 @@ class Input:
         if len(shapes) == 1:
             return cls(shapes[0], dtype=dtype, format=memory, name=name)
         if len(shapes) == 3:
-            return cls(min_shape=shapes[0], opt_shape=shapes[1], max_shape=shapes[2], dtype=dtype, format=memory, name=name)
+            return cls(
+                min_shape=shapes[0], opt_shape=shapes[1], max_shape=shapes[2], dtype=dtype, format=memory, name=name
+            )
         raise InputError(f"--input {text!r} has {len(shapes)} shapes", fix="give one, or MIN..OPT..MAX")
+
+    def bound_to(self, name: str, dtype: ElementType) -> Input:
+        """The same input under the name that its graph has for it, with a type that is known."""
+        bound = copy.copy(self)
+        bound.name, bound.dtype = name, dtype
+        return bound
 
     @property
     def is_dynamic(self) -> bool:
@@ -130,9 +145,13 @@ class Input:
     @property
     def dynamic_axes(self) -> list[int]:
         """The dimensions that have a range."""
-        return [axis for axis, (low, high) in enumerate(zip(self.min_shape, self.max_shape, strict=True)) if low != high]
+        return [
+            axis for axis, (low, high) in enumerate(zip(self.min_shape, self.max_shape, strict=True)) if low != high
+        ]
 
-    def tensor(self, shape: Shape, dtype: ElementType, device: torch.device | None = None, seed: int = 0) -> torch.Tensor:
+    def tensor(
+        self, shape: Shape, dtype: ElementType, device: torch.device | None = None, seed: int = 0
+    ) -> torch.Tensor:
         """A tensor to run the model on: the example, repeated or cut to `shape`, or reproducible numbers.
 
         Floats are drawn from a normal distribution; integers and bool are 0 or 1, which are valid wherever an index or a
@@ -140,7 +159,7 @@ class Input:
         """
         import torch
 
-        kind = getattr(torch, dtype.name)
+        kind = dtype.torch
         if self.example is not None:
             data = self.example
             for axis, size in enumerate(shape):
@@ -148,10 +167,10 @@ class Input:
                 data = data.index_select(axis, index)
         else:
             generator = torch.Generator().manual_seed(seed)
-            if kind.is_floating_point:
-                data = torch.randn(shape, generator=generator)
-            else:
-                data = torch.randint(0, 2, shape, generator=generator)
+            floats = kind.is_floating_point
+            data = (
+                torch.randn(shape, generator=generator) if floats else torch.randint(0, 2, shape, generator=generator)
+            )
         data = data.to(device=device, dtype=kind)
         return data.contiguous(memory_format=getattr(torch, self.format))
 
@@ -170,7 +189,11 @@ def _dims(shape: Sequence[int] | None, where: str) -> Shape:
     except (TypeError, ValueError):
         raise InputError(f"{shape!r} is not a shape", where=where, fix="use a tuple of integers") from None
     if any(d < 1 for d in dims):
-        raise InputError(f"the shape {dims} has a dimension below 1", where=where, fix="use min/opt/max shapes for a dynamic dimension")
+        raise InputError(
+            f"the shape {dims} has a dimension below 1",
+            where=where,
+            fix="use min/opt/max shapes for a dynamic dimension",
+        )
     return dims
 
 

@@ -82,7 +82,10 @@ def run(graph: Graph, todo: Sequence[Pass]) -> list[PassRecord]:
             if not was_well_typed:
                 raise
             raise PassError(
-                f"the pass {step.name} left an invalid graph", why=str(error), where=f"after the passes {before}", fix=REPORT
+                f"the pass {step.name} left an invalid graph",
+                why=str(error),
+                where=f"after the passes {before}",
+                fix=REPORT,
             ) from error
         except Exception as error:
             raise PassError(

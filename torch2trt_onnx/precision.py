@@ -5,12 +5,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
 from onnx import TensorProto
 
 from torch2trt_onnx.errors import InputError, PrecisionError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Precision(enum.Enum):
@@ -38,7 +42,9 @@ class Precision(enum.Enum):
             found = None
         if found is None:
             known = ", ".join(p.value for p in cls)
-            raise PrecisionError(f"{word!r} is not a precision", fix=f"use one of {known}, or a torch dtype such as torch.float16")
+            raise PrecisionError(
+                f"{word!r} is not a precision", fix=f"use one of {known}, or a torch dtype such as torch.float16"
+            )
         return found
 
 
@@ -74,8 +80,18 @@ class ElementType:
             if row is None and isinstance(word, type) and issubclass(word, np.generic):
                 row = _BY_NAME.get(np.dtype(word).name)
         if row is None:
-            raise InputError(f"{word!r} is not an element type that we know", fix=f"use one of {', '.join(t.name for t in TYPES)}")
+            raise InputError(
+                f"{word!r} is not an element type that we know", fix=f"use one of {', '.join(t.name for t in TYPES)}"
+            )
         return row
+
+    @property
+    def torch(self) -> torch.dtype:
+        """PyTorch's dtype."""
+        import torch
+
+        found: torch.dtype = getattr(torch, self.name)
+        return found
 
     @property
     def label(self) -> str:
@@ -83,7 +99,9 @@ class ElementType:
         return self.precision.value if self.precision else self.name
 
 
-def _row(name: str, onnx: int, numpy: object, tensorrt: str, dump: str, precision: Precision | None = None, *aliases: str) -> ElementType:
+def _row(
+    name: str, onnx: int, numpy: object, tensorrt: str, dump: str, precision: Precision | None = None, *aliases: str
+) -> ElementType:
     return ElementType(name, onnx, np.dtype(numpy), tensorrt, dump, precision, aliases)  # type: ignore[call-overload]
 
 

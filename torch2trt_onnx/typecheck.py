@@ -109,7 +109,13 @@ def problems(nodes: Iterable[gs.Node], opset: int) -> list[Problem]:
             allowed = spec.allowed.get(variable)
             if allowed and kind not in allowed:
                 side = "takes" if is_input else "makes"
-                found.append(Problem(node.name, node.op, f"{tensor.name!r} is {label(kind)}, which opset {opset} {side} no such operand of"))
+                found.append(
+                    Problem(
+                        node.name,
+                        node.op,
+                        f"{tensor.name!r} is {label(kind)}, which opset {opset} {side} no such operand of",
+                    )
+                )
                 break
     return found
 

@@ -8,9 +8,9 @@ ONNX Runtime reads them.
 from __future__ import annotations
 
 import mmap
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,13 @@ class WeightStore:
         self.path = directory / FILE_NAME
         self.path.touch()
 
+    @classmethod
+    def opened(cls, model: Path) -> WeightStore:
+        """The store of a model that `save` wrote with its data beside it; for reading."""
+        store = cls.__new__(cls)
+        store.directory, store.path = model.parent, model.with_name(model.name + ".data")
+        return store
+
     def put(self, name: str, onnx_type: int, dims: tuple[int, ...], data: memoryview | bytes) -> TensorProto:
         """Append the bytes of a tensor, little-endian and row-major as in `raw_data`, and return a reference to them.
 
@@ -61,7 +68,7 @@ class WeightStore:
             packed = numpy_helper.from_array(array, name)
             return self.put(name, onnx_type, array.shape, packed.raw_data)
         flat = np.ascontiguousarray(array).reshape(-1)
-        return self.put(name, onnx_type, array.shape, memoryview(flat.view(np.uint8)) if flat.size else b"")
+        return self.put(name, onnx_type, array.shape, flat.view(np.uint8).data if flat.size else b"")
 
     def array(self, tensor: TensorProto) -> npt.NDArray[np.generic]:
         """The values of a tensor: mapped, read-only and not copied where they lie in the store."""
@@ -71,7 +78,9 @@ class WeightStore:
         shape = tuple(tensor.dims)
         raw = np.memmap(self.path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
         if tensor.data_type in _SUB_BYTE:
-            return numpy_helper.to_array(TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw.tobytes()))
+            return numpy_helper.to_array(
+                TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw.tobytes())
+            )
         return raw.view(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(shape)
 
     def adopt(self, model: onnx.ModelProto, base: Path | None) -> onnx.ModelProto:
@@ -108,7 +117,12 @@ class WeightStore:
             location, offset, length = _reference(tensor)
             if location == FILE_NAME and base == self.directory:
                 return tensor
-            return self.put(tensor.name, tensor.data_type, tuple(tensor.dims), _external_bytes(tensor, base, location, offset, length))
+            return self.put(
+                tensor.name,
+                tensor.data_type,
+                tuple(tensor.dims),
+                _external_bytes(tensor, base, location, offset, length),
+            )
         if tensor.HasField("raw_data"):
             return self.put(tensor.name, tensor.data_type, tuple(tensor.dims), tensor.raw_data)
         if tensor.data_type == TensorProto.STRING or tensor.ByteSize() <= INLINE_BYTES:
@@ -134,7 +148,7 @@ class WeightStore:
                 target.write(b"\0" * (-target.tell() % ALIGNMENT))
                 _refer(tensor, data_path.name, target.tell(), length)
                 source.seek(offset)
-                shutil.copyfileobj(_Limited(source, length), target, 1 << 22)
+                _copy(source, target, length)
         path.write_bytes(final.SerializeToString())
 
     def inline(self, model: onnx.ModelProto) -> None:
@@ -155,20 +169,19 @@ class WeightStore:
 
 
 _SUB_BYTE = frozenset(
-    getattr(TensorProto, name) for name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if hasattr(TensorProto, name)
+    getattr(TensorProto, name)
+    for name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2")
+    if hasattr(TensorProto, name)
 )
 
 
-class _Limited:
-    """At most `length` bytes of a file, for `shutil.copyfileobj`."""
-
-    def __init__(self, file: object, length: int) -> None:
-        self.file, self.left = file, length
-
-    def read(self, size: int) -> bytes:
-        data: bytes = self.file.read(min(size, self.left))  # type: ignore[attr-defined]
-        self.left -= len(data)
-        return data
+def _copy(source: BinaryIO, target: BinaryIO, length: int) -> None:
+    while length > 0:
+        chunk = source.read(min(length, 1 << 22))
+        if not chunk:
+            raise OSError("the file of the weights is too short")
+        target.write(chunk)
+        length -= len(chunk)
 
 
 def _refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
@@ -193,7 +206,9 @@ def _external_bytes(tensor: TensorProto, base: Path | None, location: str, offse
         )
     path = (base / location).resolve()
     if not path.is_relative_to(base.resolve()):
-        raise SourceError("the model refers to a file outside its folder", where=where, fix="put the weights beside the model")
+        raise SourceError(
+            "the model refers to a file outside its folder", where=where, fix="put the weights beside the model"
+        )
     try:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -201,7 +216,11 @@ def _external_bytes(tensor: TensorProto, base: Path | None, location: str, offse
         raise SourceError("the weights of the model cannot be read", where=where, why=str(error)) from error
     view = memoryview(mapped)[offset : offset + length if length else None]
     if length and view.nbytes != length:
-        raise SourceError("the file of the weights is too short", where=where, why=f"{offset + length} bytes expected, {len(mapped)} found")
+        raise SourceError(
+            "the file of the weights is too short",
+            where=where,
+            why=f"{offset + length} bytes expected, {len(mapped)} found",
+        )
     return view
 
 

@@ -56,8 +56,17 @@ def build(job: dict[str, Any], channel: TextIO) -> dict[str, Any]:
     parsed = parser.parse_from_file(job["model"])
     seconds = {"parse": time.perf_counter() - start}
     if not parsed or not network.num_outputs:
-        return {"ok": False, "stage": "parse", "errors": [_parser_error(parser, i) for i in range(parser.num_errors)], "log": log.kept}
-    result: dict[str, Any] = {"network": _network_types(network, parser, job["nodes"]), "log": log.kept, "seconds": seconds}
+        return {
+            "ok": False,
+            "stage": "parse",
+            "errors": [_parser_error(parser, i) for i in range(parser.num_errors)],
+            "log": log.kept,
+        }
+    result: dict[str, Any] = {
+        "network": _network_types(network, parser, job["nodes"]),
+        "log": log.kept,
+        "seconds": seconds,
+    }
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     _set_flag(config, trt.BuilderFlag.TF32, job["tf32"])
@@ -66,7 +75,12 @@ def build(job: dict[str, Any], channel: TextIO) -> dict[str, Any]:
         capability = getattr(trt.ComputeCapability, "SM" + name.replace(".", ""), None)
         if capability is None:
             known = [c for c in dir(trt.ComputeCapability) if c.startswith("SM")]
-            return {**result, "ok": False, "stage": "config", "errors": [{"text": f"no compute capability {name}; this TensorRT-RTX knows {', '.join(known)}"}]}
+            return {
+                **result,
+                "ok": False,
+                "stage": "config",
+                "errors": [{"text": f"no compute capability {name}; this TensorRT-RTX knows {', '.join(known)}"}],
+            }
         config.set_compute_capability(capability, index)
     problem = _bind(trt, builder, network, config, job["inputs"])
     if problem:
@@ -76,7 +90,12 @@ def build(job: dict[str, Any], channel: TextIO) -> dict[str, Any]:
     engine = builder.build_serialized_network(network, config)
     seconds["build"] = time.perf_counter() - start
     if engine is None:
-        return {**result, "ok": False, "stage": "build", "errors": [{"text": text} for severity, text in log.kept if severity != "WARNING"]}
+        return {
+            **result,
+            "ok": False,
+            "stage": "build",
+            "errors": [{"text": text} for severity, text in log.kept if severity != "WARNING"],
+        }
     Path(job["engine"]).write_bytes(memoryview(engine))
     return {**result, "ok": True, "errors": [], "layers": log.layers}
 
@@ -108,7 +127,7 @@ def _make_progress(trt: Any, channel: TextIO) -> Any:
             self.steps: dict[str, int] = {}
             self.last = 0.0
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
             self.steps[phase_name] = num_steps
             self._tell(phase_name, 0)
 
@@ -175,7 +194,12 @@ def _network_types(network: Any, parser: Any, nodes: list[tuple[str, int]]) -> d
 def _parser_error(parser: Any, index: int) -> dict[str, str]:
     error = parser.get_error(index)
     read = {}
-    for key, get in (("code", lambda: error.code().name), ("node", error.node_name), ("operator", error.node_operator), ("text", error.desc)):
+    for key, get in (
+        ("code", lambda: error.code().name),
+        ("node", error.node_name),
+        ("operator", error.node_operator),
+        ("text", error.desc),
+    ):
         try:
             read[key] = str(get())
         except UnicodeDecodeError:

@@ -96,7 +96,10 @@ def _watch(
     handle = psutil.Process(process.pid)
     while process.poll() is None:
         if time.monotonic() > deadline:
-            raise WorkerError(f"TensorRT ran longer than {timeout:g} s on {model_name}", fix="raise Options.timeout, or simplify the graph")
+            raise WorkerError(
+                f"TensorRT ran longer than {timeout:g} s on {model_name}",
+                fix="raise Options.timeout, or simplify the graph",
+            )
         with contextlib.suppress(psutil.Error):
             used = handle.memory_info().rss
             if used > limit:

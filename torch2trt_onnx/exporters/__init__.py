@@ -7,12 +7,15 @@ the names that were asked for.
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
+from onnx.inliner import inline_local_functions
 
 from torch2trt_onnx.errors import ExportError, InputError
 from torch2trt_onnx.exporters.source import Source
@@ -55,8 +58,7 @@ class Exported:
         model: the graph; its large tensors are references.
         inputs: what is known of each input of the *graph*, in its order, each with a name and a type.
         eager: the model in PyTorch, from flat tensors to flat tensors; None for an ONNX source.
-        tensors: the example inputs of `eager` at opt shape, in its order, which has the lost inputs too.
-        eager_inputs: the Inputs of `eager`.
+        eager_inputs: the inputs of `eager`, in its order and with the types that it takes; the lost ones too.
         lost: names of inputs that the graph does not have, because nothing in it uses them.
         bindings: input name -> ONNX type, where the user asked for another than the graph computes in.
         warnings: what the user must hear of.
@@ -71,7 +73,9 @@ class Exported:
     warnings: list[str] = field(default_factory=list)
 
 
-def export(source: Source, inputs: object, weights: WeightStore, *, exporter: str = "torchscript", opset: int | None = None) -> Exported:
+def export(
+    source: Source, inputs: object, weights: WeightStore, *, exporter: str = "torchscript", opset: int | None = None
+) -> Exported:
     """Say a model in ONNX.
 
     Args:
@@ -96,7 +100,11 @@ def export(source: Source, inputs: object, weights: WeightStore, *, exporter: st
         raise ExportError(f"there is no exporter {exporter!r}", fix=f"use one of {', '.join(EXPORTERS)}")
     notes: list[str] = []
     arguments = Arguments(inputs, source.module)
-    adapter = FlatAdapter(source.module, arguments).eval() if source.program is None else FlatAdapter(source.module, arguments)
+    adapter = (
+        FlatAdapter(source.module, arguments).eval()
+        if source.program is None
+        else FlatAdapter(source.module, arguments)
+    )
     tensors, bindings = _example(adapter, arguments.inputs, source.name)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -104,11 +112,12 @@ def export(source: Source, inputs: object, weights: WeightStore, *, exporter: st
     notes += _worth_telling(caught)
     kept = {i.name for i in model.graph.input}
     lost = [str(i.name) for i in arguments.inputs if i.name not in kept]
+    own = [i.bound_to(str(i.name), ElementType.of(t.dtype)) for i, t in zip(arguments.inputs, tensors, strict=True)]
     return Exported(
         model,
         _in_graph_order(model, arguments.inputs),
         adapter,
-        arguments.inputs,
+        own,
         lost,
         {name: kind for name, kind in bindings.items() if name in kept},
         notes,
@@ -128,7 +137,9 @@ def _exporter(name: str) -> Callable[[Request], onnx.ModelProto]:
 EXPORTERS = ("torchscript", "dynamo")
 
 
-def _example(adapter: FlatAdapter, inputs: Sequence[Input], name: str) -> tuple[tuple[torch.Tensor, ...], dict[str, int]]:
+def _example(
+    adapter: FlatAdapter, inputs: Sequence[Input], name: str
+) -> tuple[tuple[torch.Tensor, ...], dict[str, int]]:
     """Tensors that the model runs on, and the bindings whose type differs from the one that the model takes.
 
     An explicit dtype wins. Where the model refuses it, because its layers have another, the model gets theirs, and a Cast in
@@ -167,7 +178,9 @@ def _example(adapter: FlatAdapter, inputs: Sequence[Input], name: str) -> tuple[
             _run(adapter, retry)
         except Exception:
             raise failure from error
-        bindings = {str(i.name): i.dtype.onnx for i in inputs if i.dtype and (i.dtype.precision or i.dtype.name == "float64")}
+        bindings = {
+            str(i.name): i.dtype.onnx for i in inputs if i.dtype and (i.dtype.precision or i.dtype.name == "float64")
+        }
         return retry, bindings
     return asked, {}
 
@@ -182,7 +195,7 @@ def _run(adapter: FlatAdapter, tensors: Sequence[torch.Tensor]) -> None:
 
 def _from_onnx(model: onnx.ModelProto, source: Source, inputs: object, weights: WeightStore) -> Exported:
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = inline_local_functions(model)
     adopted = weights.adopt(model, source.onnx_folder)
     initializers = {t.name for t in adopted.graph.initializer}
     declared = {i.name: i for i in adopted.graph.input if i.name not in initializers}
@@ -227,22 +240,28 @@ def _fitted(name: str, info: onnx.ValueInfoProto, given: Input | None) -> Input:
     if not info.type.HasField("tensor_type"):
         raise InputError("TensorRT takes tensors only", where=f"input {name!r} is a {info.type.WhichOneof('value')}")
     tensor = info.type.tensor_type
-    dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim] if tensor.HasField("shape") else None
+    dims = (
+        [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        if tensor.HasField("shape")
+        else None
+    )
     if given is None:
         if dims is None or not all(dims):
             shown = "x".join(str(d.dim_value or d.dim_param or "?") for d in tensor.shape.dim)
-            raise InputError(f"the shape of input {name!r} is dynamic ({shown})", fix=f"pass Input(min_shape=..., opt_shape=..., max_shape=..., name={name!r})")
+            raise InputError(
+                f"the shape of input {name!r} is dynamic ({shown})",
+                fix=f"pass Input(min_shape=..., opt_shape=..., max_shape=..., name={name!r})",
+            )
         given = Input([d for d in dims if d], name=name)
     if dims is not None:
         if len(dims) != len(given.opt_shape):
-            raise InputError(f"input {name!r} has rank {len(dims)}, and {given.opt_shape} has rank {len(given.opt_shape)}")
+            raise InputError(
+                f"input {name!r} has rank {len(dims)}, and {given.opt_shape} has rank {len(given.opt_shape)}"
+            )
         for axis, (dim, low, high) in enumerate(zip(dims, given.min_shape, given.max_shape, strict=True)):
             if dim and (low != dim or high != dim):
                 raise InputError(f"axis {axis} of input {name!r} is {dim} in the graph, and {low}..{high} was given")
-    kind = given.dtype or _element_type(name, tensor.elem_type)
-    return Input(
-        min_shape=given.min_shape, opt_shape=given.opt_shape, max_shape=given.max_shape, dtype=kind, format=given.format, name=name, example=given.example
-    )  # fmt: skip
+    return given.bound_to(name, given.dtype or _element_type(name, tensor.elem_type))
 
 
 def _element_type(name: str, onnx_type: int) -> ElementType:
@@ -261,12 +280,16 @@ def _in_graph_order(model: onnx.ModelProto, inputs: Sequence[Input]) -> list[Inp
             continue
         given = known.get(info.name)
         if given is None:
-            raise ExportError(f"the exported graph has an input {info.name!r} that nobody gave", fix="please report it, with the model")
+            raise ExportError(
+                f"the exported graph has an input {info.name!r} that nobody gave",
+                fix="please report it, with the model",
+            )
         kind = given.dtype or _element_type(info.name, info.type.tensor_type.elem_type)
-        found.append(
-            Input(min_shape=given.min_shape, opt_shape=given.opt_shape, max_shape=given.max_shape, dtype=kind, format=given.format, name=given.name, example=given.example)
-        )  # fmt: skip
+        found.append(given.bound_to(info.name, kind))
     return found
+
+
+_TORCH = str(Path(next(iter(importlib.util.find_spec("torch").submodule_search_locations))))  # type: ignore[union-attr,arg-type]
 
 
 def _worth_telling(caught: Sequence[warnings.WarningMessage]) -> list[str]:
@@ -275,9 +298,12 @@ def _worth_telling(caught: Sequence[warnings.WarningMessage]) -> list[str]:
     for warning in caught:
         text = str(warning.message).strip().splitlines()[0]
         if warning.category.__name__ == "TracerWarning":
-            notes.append(f"{warning.filename}:{warning.lineno}: tracing baked a value into the graph; script the function if it depends on the input ({text})")
+            if warning.filename.startswith(_TORCH):
+                continue  # PyTorch's own checks of its arguments
+            where, short = f"{warning.filename}:{warning.lineno}", text.split(" might cause")[0]
+            notes.append(f"{where}: tracing baked a value in: script the function if it depends on the input ({short})")
         elif "autocast" in text or ("CUDA" in text and "not available" in text):
-            notes.append(f"autocast was off while the model was exported, so its fp32 types are in the graph: export on the device that it names ({text})")
+            notes.append(f"autocast was off, so its fp32 is in the graph: export on the device that it names ({text})")
     return list(dict.fromkeys(notes))
 
 

@@ -46,12 +46,14 @@ class Arguments:
                     found.name = _leaf_name(path, named)
                 self.slots.append(len(self.leaves))
                 self.inputs.append(found)
-                leaf = None  # noqa: PLW2901 - the slot is filled at each call
+                leaf = None
             self.leaves.append(leaf)
         names = [i.name for i in self.inputs]
         for name in names:
             if names.count(name) > 1:
-                raise InputError(f"two inputs have the name {name!r}", fix="give one of them another, with Input(name=...)")
+                raise InputError(
+                    f"two inputs have the name {name!r}", fix="give one of them another, with Input(name=...)"
+                )
         if not self.inputs:
             raise InputError("no input is a tensor", fix="pass at least one tensor or Input")
 
@@ -72,7 +74,8 @@ class Arguments:
             inspect.signature(module.forward).bind(*[None] * count, **kwargs)
         except TypeError as error:
             raise InputError(
-                f"the inputs do not fit {type(module).__name__}.forward{inspect.signature(module.forward)}", why=str(error)
+                f"the inputs do not fit {type(module).__name__}.forward{inspect.signature(module.forward)}",
+                why=str(error),
             ) from None
         except ValueError:
             return  # no signature to be had
@@ -117,7 +120,12 @@ def _split(inputs: object) -> tuple[Sequence[Any], Mapping[str, Any]]:
         return (inputs,), {}
     if isinstance(inputs, Mapping):
         return (), inputs
-    if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[0], (tuple, list)) and isinstance(inputs[1], Mapping):
+    if (
+        isinstance(inputs, tuple)
+        and len(inputs) == 2
+        and isinstance(inputs[0], (tuple, list))
+        and isinstance(inputs[1], Mapping)
+    ):
         return inputs[0], inputs[1]
     if isinstance(inputs, (tuple, list)):
         return inputs, {}
@@ -129,7 +137,8 @@ def _split(inputs: object) -> tuple[Sequence[Any], Mapping[str, Any]]:
 
 def _parameter_names(module: torch.nn.Module) -> list[str]:
     if isinstance(module, torch.jit.ScriptModule):
-        return [a.name for a in module.forward.schema.arguments[1:]]
+        schema: Any = module.forward
+        return [a.name for a in schema.schema.arguments[1:]]
     try:
         parameters = inspect.signature(module.forward).parameters.values()
     except ValueError:

@@ -70,7 +70,9 @@ def _load_file(path: Path) -> Source:
         return _load_onnx(path)
     except SourceError:
         raise SourceError(
-            "the file is neither TorchScript nor ONNX", where=str(path), fix="save the model with torch.jit.save, or pass the module"
+            "the file is neither TorchScript nor ONNX",
+            where=str(path),
+            fix="save the model with torch.jit.save, or pass the module",
         ) from None
 
 
@@ -80,7 +82,9 @@ def _load_onnx(path: Path) -> Source:
     except Exception as error:  # protobuf's DecodeError, and what the operating system says
         raise SourceError("the file is not an ONNX model", where=str(path), why=str(error).strip()) from error
     if not model.graph.node or not model.graph.output:
-        raise SourceError("the ONNX model has no nodes or no outputs", where=str(path), fix="is it an ONNX file, and whole?")
+        raise SourceError(
+            "the ONNX model has no nodes or no outputs", where=str(path), fix="is it an ONNX file, and whole?"
+        )
     return Source(str(path), onnx_model=model, onnx_folder=path.parent)
 
 
@@ -90,7 +94,11 @@ def _load_torchscript(path: Path) -> Source:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     if not any(name.endswith("/constants.pkl") for name in names):
-        what = "an ExportedProgram" if any("serialized_exported_program" in n or "/models/" in n for n in names) else "pickled tensors or a pickled module"
+        what = (
+            "an ExportedProgram"
+            if any("serialized_exported_program" in n or "/models/" in n for n in names)
+            else "pickled tensors or a pickled module"
+        )
         raise SourceError(
             f"the file holds {what}, not TorchScript",
             where=str(path),
@@ -107,8 +115,8 @@ def _reopened(module: torch.nn.Module) -> torch.nn.Module:
     """A frozen module as torch.jit.load would give it: one fresh from torch.jit.freeze cannot be part of a trace."""
     import torch
 
-    if isinstance(module, torch.jit.RecursiveScriptModule):
-        fresh: torch.nn.Module = torch.jit._recursive.wrap_cpp_module(module._c)  # type: ignore[no-untyped-call]
+    if isinstance(module, torch.jit.ScriptModule) and hasattr(module, "_c"):
+        fresh: torch.nn.Module = torch.jit._recursive.wrap_cpp_module(module._c)
         return fresh
     return module
 

@@ -29,12 +29,12 @@ HALF_TINY = float(torch.finfo(torch.float16).tiny)
 def registered(opset: int) -> Iterator[None]:
     """Use the symbolics of this file for exports at `opset`, until the block ends."""
     for name, symbolic in SYMBOLICS.items():
-        torch.onnx.register_custom_op_symbolic(name, symbolic, opset)
+        torch.onnx.register_custom_op_symbolic(name, symbolic, opset)  # type: ignore[attr-defined]
     try:
         yield
     finally:
         for name in SYMBOLICS:
-            torch.onnx.unregister_custom_op_symbolic(name, opset)
+            torch.onnx.unregister_custom_op_symbolic(name, opset)  # type: ignore[attr-defined]
 
 
 def _onnx_type(value: Value) -> int:
@@ -45,8 +45,7 @@ def _onnx_type(value: Value) -> int:
 
 
 def _torch_type(onnx_type: int) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, ElementType.of(onnx_type).name)
-    return dtype
+    return ElementType.of(onnx_type).torch
 
 
 def _sizes(value: Value) -> list[int | None] | None:
@@ -86,9 +85,7 @@ def scaled_dot_product_attention(
         raise RuntimeError("attention needs a key of known rank")
     root = _root_of_scale(g, query, scale, kind)
     axes = [*range(rank - 2), rank - 1, rank - 2]
-    scores = g.op(
-        "MatMul", g.op("Mul", query, root), g.op("Mul", g.op("Transpose", key, perm_i=axes), root)
-    )
+    scores = g.op("MatMul", g.op("Mul", query, root), g.op("Mul", g.op("Transpose", key, perm_i=axes), root))
     bool_mask = None
     if is_causal is not None and helper._maybe_get_const(is_causal, "b"):
         bool_mask = _causal(g, query, key)
@@ -135,7 +132,14 @@ def _causal(g: Context, query: Value, key: Value) -> Value:
 def _repeat_heads(g: Context, query: Value, tensor: Value) -> Value:
     """Grouped queries: `[B, H / r, S, E]` as `[B, H, S, E]`, each head `r` times in a row."""
     wide, narrow = _sizes(query), _sizes(tensor)
-    if wide is None or narrow is None or wide[-3] is None or narrow[-3] is None or len(narrow) != 4 or narrow[-1] is None:
+    if (
+        wide is None
+        or narrow is None
+        or wide[-3] is None
+        or narrow[-3] is None
+        or len(narrow) != 4
+        or narrow[-1] is None
+    ):
         raise RuntimeError("grouped-query attention needs 4-d tensors with static numbers of heads")
     repeats = wide[-3] // narrow[-3]
     if repeats == 1:
@@ -166,7 +170,7 @@ def _softmax(op: str) -> Callable[..., Value]:
         if dtype is not None and not helper._is_none(dtype):
             # PyTorch casts first, and computes in the type that was asked for.
             to = ElementType.of(_dtype_of(helper._get_const(dtype, "i", "dtype"))).onnx
-            self = _cast(g, self, to)  # noqa: PLW0642
+            self = _cast(g, self, to)
         return g.op(op, self, axis_i=helper._get_const(dim, "i", "dim"))
 
     return symbolic
@@ -220,7 +224,7 @@ def _fake_quantize(
     int8, TensorRT's only such type, and only wider ones uint8.
     """
     low, high = (int(helper._get_const(v, "i", "quant_min")) for v in (quant_min, quant_max))
-    limits, kind = ((-128, 127), TensorProto.INT8) if -128 <= low and high <= 127 else ((0, 255), TensorProto.UINT8)
+    limits, kind = ((-128, 127), TensorProto.INT8) if low >= -128 and high <= 127 else ((0, 255), TensorProto.UINT8)
     if low < limits[0] or high > limits[1]:
         raise RuntimeError(f"fake_quantize of {low}..{high}: ONNX's QuantizeLinear makes int8 and uint8 only")
     given = _onnx_type(self)

@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
@@ -61,7 +61,9 @@ def export(request: Request) -> onnx.ModelProto:
 
 def _to_onnx(traced: torch.jit.ScriptModule, request: Request, opset: int) -> onnx.ModelProto:
     names = [str(i.name) for i in request.inputs]
-    dynamic = {str(i.name): {axis: f"{i.name}_{axis}" for axis in i.dynamic_axes} for i in request.inputs if i.is_dynamic}
+    dynamic = {
+        str(i.name): {axis: f"{i.name}_{axis}" for axis in i.dynamic_axes} for i in request.inputs if i.is_dynamic
+    }
     with tempfile.TemporaryDirectory() as folder, symbolics.registered(opset), _quiet_verbose(), torch.no_grad():
         path = Path(folder) / "model.onnx"
         try:
@@ -120,7 +122,10 @@ def _mentions_bf16(traced: torch.jit.ScriptModule, tensors: tuple[torch.Tensor, 
 
 
 def _has_bf16(model: onnx.ModelProto) -> bool:
-    wanted = (onnx.TensorProto.BFLOAT16, onnx.TensorProto.COMPLEX128)  # the second is what the exporter writes for the first
+    wanted = (
+        onnx.TensorProto.BFLOAT16,
+        onnx.TensorProto.COMPLEX128,
+    )  # the second is what the exporter writes for the first
 
     def search(graph: onnx.GraphProto) -> bool:
         for node in graph.node:
@@ -136,16 +141,21 @@ def _has_bf16(model: onnx.ModelProto) -> bool:
     return search(model.graph)
 
 
-def _attach_weights(model: onnx.ModelProto, traced: torch.jit.ScriptModule, names: set[str], weights: WeightStore) -> None:
+def _attach_weights(
+    model: onnx.ModelProto, traced: torch.jit.ScriptModule, names: set[str], weights: WeightStore
+) -> None:
     """Make initializers of the inputs that are weights, under the names of the state dict."""
     graph = model.graph
     renamed: dict[str, str] = {}
     tied: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], str] = {}
     for info in [i for i in graph.input if i.name not in names]:
         try:
-            tensor = functools.reduce(getattr, info.name.split("."), traced)
+            tensor: Any = functools.reduce(getattr, info.name.split("."), traced)
         except AttributeError:
-            raise ExportError(f"the exporter made an input {info.name!r}, which is no weight of the model", fix="please report it, with the model") from None
+            raise ExportError(
+                f"the exporter made an input {info.name!r}, which is no weight of the model",
+                fix="please report it, with the model",
+            ) from None
         name = info.name.removeprefix("m.")
         name = name if name not in names else info.name
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
@@ -163,8 +173,8 @@ def _attach_weights(model: onnx.ModelProto, traced: torch.jit.ScriptModule, name
 def _stored(name: str, tensor: torch.Tensor, weights: WeightStore) -> onnx.TensorProto:
     kind = ElementType.of(tensor.dtype)
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    data: np.ndarray = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)  # type: ignore[type-arg]
-    return weights.put(name, kind.onnx, tuple(tensor.shape), memoryview(data))
+    data: np.ndarray = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+    return weights.put(name, kind.onnx, tuple(tensor.shape), data.data)
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
@@ -230,16 +240,31 @@ def source_line(stack: str) -> str:
 
 
 HINTS: tuple[tuple[str, str], ...] = (
-    (r"is_autocast_enabled|_enter_autocast|Autocast device", "this script uses autocast or nn.MultiheadAttention: trace it instead of scripting it (torch.jit.trace, or pass the nn.Module)"),
-    (r"aten::(_?fft|stft|istft|view_as_(real|complex))|complex", "ONNX has complex numbers in the dynamo exporter only: pass the nn.Module with exporter='dynamo'"),
-    (r"_native_multi_head_attention|_transformer_encoder_layer_fwd", "trace with torch.backends.mha.set_fastpath_enabled(False)"),
-    (r"Unsupported: ONNX export of operator|is not supported|Unsupported.*operator|aten::", "try exporter='dynamo' with the nn.Module, or write the operation with others"),
+    (
+        r"is_autocast_enabled|_enter_autocast|Autocast device",
+        "this script uses autocast or nn.MultiheadAttention: trace it instead of scripting it (torch.jit.trace, or pass the nn.Module)",
+    ),
+    (
+        r"aten::(_?fft|stft|istft|view_as_(real|complex))|complex",
+        "ONNX has complex numbers in the dynamo exporter only: pass the nn.Module with exporter='dynamo'",
+    ),
+    (
+        r"_native_multi_head_attention|_transformer_encoder_layer_fwd",
+        "trace with torch.backends.mha.set_fastpath_enabled(False)",
+    ),
+    (
+        r"Unsupported: ONNX export of operator|is not supported|Unsupported.*operator|aten::",
+        "try exporter='dynamo' with the nn.Module, or write the operation with others",
+    ),
 )
 
 
 def _explained(error: Exception, what: str) -> ExportError:
     text = str(error).strip()
-    fix = next((hint for pattern, hint in HINTS if re.search(pattern, text)), "see the cause; exporter='dynamo' takes some models that this one does not")
+    fix = next(
+        (hint for pattern, hint in HINTS if re.search(pattern, text)),
+        "see the cause; exporter='dynamo' takes some models that this one does not",
+    )
     where = re.search(r"^(\S+\.py):?\(?(\d+)\)?", text, re.M)
     why = "\n       ".join(line for line in text.splitlines()[:3] if line.strip())
     return ExportError(what, where=f"{where.group(1)}:{where.group(2)}" if where else None, why=why, fix=fix)

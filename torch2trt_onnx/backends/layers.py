@@ -1,0 +1,103 @@
+"""The layers of an engine, from what TensorRT prints while it builds (`ProfilingVerbosity.DETAILED`).
+
+TensorRT-RTX has no JSON without a GPU: the engine inspector needs an engine, and that a device. The text is one line a layer. Names
+may hold brackets and commas, so the lines are read by the fixed words between them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+LINE = re.compile(
+    r"^Name: (?P<name>.*), LayerType: (?P<type>\S*), Inputs: \[(?P<inputs>.*)\], Constants: \[(?P<constants>.*)\], "
+    r"Outputs: \[(?P<outputs>.*)\], TacticName: (?P<tactic>.*), StreamId: (?P<stream>-?\d+), Metadata: (?P<metadata>.*)$"
+)
+TENSOR = re.compile(
+    r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<dims>[-\d,]*)\], Strides: \[[-\d,]*\], StrideOrder: \[[-\d,]*\], "
+    r"Datatype: (?P<dtype>\w+), Format: (?P<format>.*?) \}"
+)
+BINDING = re.compile(
+    r"^\s*Name: (?P<name>.*), IOMode: (?P<mode>\w+), DataType: (?P<dtype>\w+), Dimensions: \[(?P<dims>[-\d,]*)\], Location: \w+, "
+    r"IsShapeInferenceIO: \w+, ProfileInfo: \[(?P<profiles>.*)\]"
+)
+FORMAT = re.compile(r"Format: (.*?) \}")
+NODE = "[ONNX Layer: "
+
+
+@dataclass(frozen=True)
+class EngineTensor:
+    """A tensor at the border of an engine layer. `dtype` is TensorRT's word (Float, Half, BFloat16, ...)."""
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """A kernel of the engine.
+
+    Args:
+        name: TensorRT's.
+        type: TensorRT's word: gemm, kgen, correlation, ...
+        inputs, constants, outputs: what it reads and writes.
+        nodes: the names of the ONNX nodes that it computes; empty for inserted moves and for the few operators whose names TensorRT loses.
+    """
+
+    name: str
+    type: str
+    inputs: tuple[EngineTensor, ...]
+    constants: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """An input or output of the engine. `mode` is "Input" or "Output"; `format` is TensorRT's name of the memory format."""
+
+    name: str
+    mode: str
+    dtype: str
+    dims: tuple[int, ...]
+    format: str
+
+
+def parse(text: str) -> tuple[list[EngineLayer], list[Binding]]:
+    """The layers and the bindings that a dump tells; lines of no known form are passed over."""
+    layers, bindings = [], []
+    for line in text.splitlines():
+        found = LINE.match(line)
+        if found:
+            layers.append(
+                EngineLayer(
+                    found["name"],
+                    found["type"],
+                    _tensors(found["inputs"]),
+                    _tensors(found["constants"]),
+                    _tensors(found["outputs"]),
+                    _nodes(found["metadata"]),
+                )
+            )
+            continue
+        bound = BINDING.match(line)
+        if bound:
+            layout = FORMAT.search(bound["profiles"])
+            bindings.append(
+                Binding(bound["name"], bound["mode"], bound["dtype"], _dims(bound["dims"]), layout[1] if layout else "")
+            )
+    return layers, bindings
+
+
+def _tensors(text: str) -> tuple[EngineTensor, ...]:
+    return tuple(EngineTensor(t["name"], t["dtype"], _dims(t["dims"])) for t in TENSOR.finditer(text))
+
+
+def _dims(text: str) -> tuple[int, ...]:
+    return tuple(int(d) for d in text.split(",") if d)
+
+
+def _nodes(metadata: str) -> tuple[str, ...]:
+    parts = (part.strip() for part in metadata.split("\x1f"))
+    return tuple(part.removeprefix(NODE).removesuffix("]") for part in parts if part.startswith(NODE))

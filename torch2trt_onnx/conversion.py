@@ -1,0 +1,296 @@
+"""The way of the data: model -> ONNX -> passes -> engine -> report. Read this first.
+
+Not named after its function: importing a module `torch2trt_onnx.convert` would hide `torch2trt_onnx.convert()`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from torch2trt_onnx import backends, compare, exporters, passes, pipeline
+from torch2trt_onnx.backends import BuildResult, Progress
+from torch2trt_onnx.compare import Comparison
+from torch2trt_onnx.errors import ConversionWarning, OutputError, PrecisionError
+from torch2trt_onnx.exporters import Exported, source
+from torch2trt_onnx.files import replace_atomically
+from torch2trt_onnx.graph import Graph
+from torch2trt_onnx.options import Options
+from torch2trt_onnx.plan import PrecisionPlan, check_request
+from torch2trt_onnx.precision import parse_precisions
+from torch2trt_onnx.report import NodeReport, Report, network_labels
+from torch2trt_onnx.weights import WeightStore
+
+if TYPE_CHECKING:
+    import torch
+
+INLINE_LIMIT = 2**31 - 2**20
+"""Bytes of weights above which an ONNX file has them beside it: protobuf's limit, less the graph."""
+
+
+def convert(
+    model: object,
+    inputs: object = None,
+    precisions: object = None,
+    *,
+    strict: bool = False,
+    policy: str | None = None,
+    rules: Sequence[object] = (),
+    backend: str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert a PyTorch or ONNX model to a TensorRT engine, in the precisions that its author chose.
+
+    Args:
+        model: an nn.Module, a ScriptModule, the path of a TorchScript or ONNX file, an ExportedProgram, or a ModelProto.
+        inputs: `Input`s or example tensors: a list of positional arguments, a dict of keyword arguments, or `(args, kwargs)`;
+            arguments may be nested. For ONNX a list in the graph's order, or a dict by name; None where its shapes are static.
+        precisions: the set that the engine may use, each as `torch.float16`, `"fp16"`, `Precision.FP16`, ...; None: as the source is typed.
+        strict: the set is exact: fp32 is no way out.
+        policy: None or "source": each node keeps its source precision. "auto" is not built yet.
+        rules: not built yet.
+        backend: None: what is installed; "rtx"; "none": stop at the final ONNX graph.
+        options: see `Options`.
+        progress: called with `phase`, `step` and `steps` while TensorRT builds.
+
+    Returns:
+        The ONNX graph, the engine, the plan and the report.
+
+    Raises:
+        ConversionError: one of its kinds; see `torch2trt_onnx.errors`.
+    """
+    options = options or Options()
+    asked = parse_precisions(precisions)
+    _refuse_unbuilt(policy, rules)
+    engine_maker = backends.find(backend)
+    workspace = tempfile.TemporaryDirectory(prefix="torch2trt_onnx-")
+    folder = Path(workspace.name)
+    clock = _Clock()
+    with _disk_errors(folder):
+        weights = WeightStore(folder)
+        with clock("load"):
+            given = source.load(model)
+        with clock("export"):
+            exported = exporters.export(given, inputs, weights, exporter=options.exporter, opset=options.opset)
+        with clock("passes"):
+            graph = Graph(exported.model, weights)
+            records = pipeline.run(graph, pipeline.passes(exported.bindings))
+            notes = check_request(graph, asked, strict)
+            plan = PrecisionPlan.read(graph)
+        with clock("write"):
+            path = folder / "model.onnx"
+            weights.save(graph.to_proto(), path, inline_below=0)
+        with clock("compare"):
+            comparison = _compared(given, exported, graph, path, plan, options, folder) if options.compare else None
+        built = None
+        if engine_maker is not None:
+            with clock("build"):
+                names = [(node.name, len(node.outputs)) for node in plan.nodes]
+                built = engine_maker.build(path, exported.inputs, names, options, folder, progress)
+        report = _report(given.name, exported, records, plan, comparison, built, notes, strict)
+        report.seconds = clock.seconds
+        report.sizes = {"weights": weights.nbytes(onnx.load(path, load_external_data=False))}
+        if built is not None:
+            report.sizes["engine"] = built.engine.stat().st_size
+    for note in report.warnings:
+        warnings.warn(note, ConversionWarning, stacklevel=2)
+    return Conversion(report, path, built.engine if built is not None else None, workspace)
+
+
+class Conversion:
+    """The result of `convert`. Its files lie in a temporary folder that goes with it; `save` keeps them."""
+
+    def __init__(
+        self, report: Report, onnx_path: Path, engine_path: Path | None, workspace: tempfile.TemporaryDirectory[str]
+    ) -> None:
+        self.report = report
+        self._onnx_path, self._engine_path = onnx_path, engine_path
+        self._workspace = workspace  # removed from the disk when this object is
+
+    @property
+    def plan(self) -> PrecisionPlan:
+        """Which precision each node runs in, and why."""
+        return self.report.plan
+
+    @property
+    def onnx(self) -> onnx.ModelProto:
+        """The final graph, with its weights inside: read anew from the disk each time."""
+        return onnx.load(self._onnx_path)
+
+    @property
+    def engine(self) -> bytes:
+        """The serialized engine; empty with backend="none". Read anew from the disk each time."""
+        return self._engine_path.read_bytes() if self._engine_path is not None else b""
+
+    def save(self, directory: str | Path) -> Path:
+        """Write `model.onnx` (from 2 GB on with `model.onnx.data`), `model.engine` and `report.json`, each whole or not at all.
+
+        Raises:
+            OutputError: the folder cannot be made or written, or the disk is full; files that were there before are as they were.
+        """
+        directory = Path(directory)
+        with _disk_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            with replace_atomically(directory) as fresh:
+                store = WeightStore.opened(self._onnx_path)
+                model = onnx.load(self._onnx_path, load_external_data=False)
+                store.save(model, fresh / "model.onnx", inline_below=INLINE_LIMIT)
+                if self._engine_path is not None:
+                    (fresh / "model.engine").write_bytes(self.engine)
+                (fresh / "report.json").write_text(json.dumps(self.report.to_json(), indent=1))
+        return directory
+
+
+def _refuse_unbuilt(policy: str | None, rules: Sequence[object]) -> None:
+    if policy not in (None, "source"):
+        raise PrecisionError(f"the policy {policy!r} is not built yet", fix="use policy='source', or leave it out")
+    if rules:
+        raise PrecisionError("rules are not built yet", fix="cast the layers in the model")
+
+
+def _compared(
+    given: source.Source,
+    exported: Exported,
+    graph: Graph,
+    path: Path,
+    plan: PrecisionPlan,
+    options: Options,
+    folder: Path,
+) -> Comparison:
+    tolerance = options.tolerance if options.tolerance is not None else compare.tolerance_of(list(plan.counts()))
+    device: torch.device | None = None
+    if exported.eager is not None:
+        import torch
+
+        reference: compare.Runner | None = compare.torch_runner(exported.eager)
+        parameters = given.module.parameters() if given.module is not None else iter(())
+        device = next((p.device for p in parameters), torch.device("cpu"))
+        inputs, what = exported.eager_inputs, "PyTorch, eager, on the CPU"
+    else:
+        reference, what = _source_runner(exported, graph, folder), "the given ONNX model in ONNX Runtime"
+        inputs = exported.inputs
+    return compare.compare(path, graph, exported.inputs, reference, inputs, device, tolerance, what=what)
+
+
+def _source_runner(exported: Exported, graph: Graph, folder: Path) -> compare.Runner | None:
+    """The model as it was given, in ONNX Runtime; None where that does not load it, as with ill-typed graphs that we repair."""
+    path = folder / "given.onnx"
+    graph.weights.save(exported.model, path, inline_below=0)
+    before = Graph(exported.model, graph.weights)
+    before.infer_types(strict=False)
+    if exported.bindings:
+        pipeline.run(before, [passes.BindInputs(exported.bindings)])
+        graph.weights.save(before.to_proto(), path, inline_below=0)
+    try:
+        return compare.onnx_runner(path, before, [str(i.name) for i in exported.inputs])
+    except Exception:
+        return None
+
+
+def _report(
+    name: str,
+    exported: Exported,
+    records: Sequence[pipeline.PassRecord],
+    plan: PrecisionPlan,
+    comparison: Comparison | None,
+    built: BuildResult | None,
+    notes: Sequence[str],
+    strict: bool,
+) -> Report:
+    """Put everything together, and judge it.
+
+    Raises:
+        PrecisionError: strict, and TensorRT's network has another type than the plan.
+    """
+    where: dict[str, list[str]] = {}
+    for layer in built.layers if built is not None else []:
+        for node in layer.nodes:
+            where.setdefault(node, []).append(layer.name)
+    network = built.network if built is not None else {}
+    nodes = [NodeReport(n, network_labels(network.get(n.name, [])), tuple(where.get(n.name, ()))) for n in plan.nodes]
+    changes = [(r.name, c.node, c.action, c.why) for r in records if r.name != "AnnotatePrecision" for c in r.changes]
+    told = [*exported.warnings, *notes, *_summed(records)]
+    told += [f"the graph has no input {n!r}: nothing in it depends on it" for n in exported.lost]
+    if comparison is not None:
+        told += comparison.shapes
+        if not comparison.made:
+            told.append(f"the numbers were not compared: {comparison.reference.removeprefix('not made: ')}")
+        told += [
+            f"output {o.name!r} differs from the reference by {o.relative:.3g} (tolerance {comparison.tolerance:g})"
+            for o in comparison.outputs
+            if not o.ok
+        ]
+    different = [n for n in nodes if n.differs]
+    if different:
+        lines = [
+            f"{n.plan.op} {n.plan.name!r}: planned {'/'.join(n.plan.outputs)}, network {'/'.join(n.network)}"
+            for n in different
+        ]
+        if strict:
+            raise PrecisionError(
+                "When strict is True, each node must run as planned, and TensorRT's network differs",
+                why="\n       ".join(lines),
+            )
+        told += [f"TensorRT's network differs from the plan: {line}" for line in lines]
+    return Report(
+        name,
+        plan,
+        nodes,
+        changes,
+        told,
+        exported.lost,
+        comparison,
+        built.backend if built is not None else "",
+        built.layers if built is not None else [],
+        built.bindings if built is not None else [],
+    )
+
+
+def _summed(records: Sequence[pipeline.PassRecord]) -> Iterator[str]:
+    """One warning for each kind of change that the user must hear of, with the first nodes by name."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        for change in record.changes:
+            if change.warn:
+                kinds.setdefault((change.action, change.why), []).append(change.node)
+    for (action, why), names in kinds.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield f"{', '.join(map(repr, names[:3]))}{more}: {action} ({why})"
+
+
+class _Clock:
+    """Seconds by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = time.perf_counter() - start
+
+
+@contextmanager
+def _disk_errors(where: Path) -> Iterator[None]:
+    """What the operating system says of a file as an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            "a file could not be written",
+            where=str(error.filename or where),
+            why=error.strerror or str(error),
+            fix="free space (the temporary folder needs about 3 times the weights; TMPDIR moves it), or choose another folder",
+        ) from error
