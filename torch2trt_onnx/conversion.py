@@ -23,6 +23,7 @@ from torch2trt_onnx.errors import ConversionWarning, OutputError, PrecisionError
 from torch2trt_onnx.exporters import Exported, source
 from torch2trt_onnx.files import replace_atomically
 from torch2trt_onnx.graph import Graph
+from torch2trt_onnx.inspection import graph_bindings
 from torch2trt_onnx.options import Options
 from torch2trt_onnx.plan import PrecisionPlan, check_request
 from torch2trt_onnx.precision import parse_precisions
@@ -60,7 +61,7 @@ def convert(
         rules: not built yet.
         backend: None: what is installed; "rtx"; "none": stop at the final ONNX graph.
         options: see `Options`.
-        progress: called with `phase`, `step` and `steps` while TensorRT builds.
+        progress: called with `phase`, `step` and `steps` as each step begins, and while TensorRT builds.
 
     Returns:
         The ONNX graph, the engine, the plan and the report.
@@ -74,7 +75,7 @@ def convert(
     engine_maker = backends.find(backend)
     workspace = tempfile.TemporaryDirectory(prefix="torch2trt_onnx-")
     folder = Path(workspace.name)
-    clock = _Clock()
+    clock = _Clock(progress)
     with _disk_errors(folder):
         weights = WeightStore(folder)
         with clock("load"):
@@ -96,7 +97,7 @@ def convert(
             with clock("build"):
                 names = [(node.name, len(node.outputs)) for node in plan.nodes]
                 built = engine_maker.build(path, exported.inputs, names, options, folder, progress)
-        report = _report(given.name, exported, records, plan, comparison, built, notes, strict)
+        report = _report(given.name, exported, graph, records, plan, comparison, built, notes, strict)
         report.seconds = clock.seconds
         report.sizes = {"weights": weights.nbytes(onnx.load(path, load_external_data=False))}
         if built is not None:
@@ -199,6 +200,7 @@ def _source_runner(exported: Exported, graph: Graph, folder: Path) -> compare.Ru
 def _report(
     name: str,
     exported: Exported,
+    graph: Graph,
     records: Sequence[pipeline.PassRecord],
     plan: PrecisionPlan,
     comparison: Comparison | None,
@@ -251,7 +253,7 @@ def _report(
         comparison,
         built.backend if built is not None else "",
         built.layers if built is not None else [],
-        built.bindings if built is not None else [],
+        built.bindings if built is not None else graph_bindings(graph),
     )
 
 
@@ -268,13 +270,16 @@ def _summed(records: Sequence[pipeline.PassRecord]) -> Iterator[str]:
 
 
 class _Clock:
-    """Seconds by step."""
+    """Seconds by step; tells of each step as it begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress | None) -> None:
         self.seconds: dict[str, float] = {}
+        self._progress = progress
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
+        if self._progress is not None:
+            self._progress({"phase": step, "step": 0, "steps": 0})
         start = time.perf_counter()
         try:
             yield

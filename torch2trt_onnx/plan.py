@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch2trt_onnx.errors import PrecisionError
@@ -81,12 +81,11 @@ class PrecisionPlan:
         return dict(Counter(node.precision for node in self.floats() if node.op != "Cast").most_common())
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as plain data."""
+        """What was asked for, as plain data; the nodes stand in the report."""
         return {
             "precisions": sorted(p.value for p in self.precisions) if self.precisions is not None else None,
             "policy": self.policy,
             "strict": self.strict,
-            "nodes": [asdict(node) for node in self.nodes],
         }
 
 

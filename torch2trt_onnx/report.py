@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch2trt_onnx.backends.layers import Binding, EngineLayer
-from torch2trt_onnx.compare import Comparison
+from torch2trt_onnx.backends.layers import Binding, EngineLayer, EngineTensor
+from torch2trt_onnx.compare import Comparison, OutputComparison
 from torch2trt_onnx.plan import NodePlan, PrecisionPlan
-from torch2trt_onnx.precision import TYPES
+from torch2trt_onnx.precision import TYPES, Precision
 
 _LABELS = {word: row.label for row in TYPES for word in (row.tensorrt, row.dump) if word}
 
@@ -66,6 +66,39 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Report:
+        """The report that `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError: it did not.
+        """
+        nodes = []
+        for row in data["nodes"]:
+            network, layers = tuple(row.pop("network")), tuple(row.pop("layers"))
+            nodes.append(NodeReport(NodePlan(**{**row, "outputs": tuple(row["outputs"])}), network, layers))
+        compared = data["comparison"]
+        if compared is not None:
+            compared.pop("ok")
+            compared = Comparison(**{**compared, "outputs": [OutputComparison(**o) for o in compared["outputs"]]})
+        asked = data["plan"]["precisions"]
+        plan = PrecisionPlan(
+            tuple(n.plan for n in nodes),
+            frozenset(map(Precision.of, asked)) if asked is not None else None,
+            data["plan"]["policy"],
+            data["plan"]["strict"],
+        )
+        rest = {key: data[key] for key in ("source", "warnings", "lost_inputs", "backend", "seconds", "sizes")}
+        return cls(
+            **rest,
+            plan=plan,
+            nodes=nodes,
+            changes=[tuple(change) for change in data["changes"]],
+            comparison=compared,
+            layers=[_layer(layer) for layer in data["layers"]],
+            bindings=[Binding(**{**b, "dims": tuple(b["dims"])}) for b in data["bindings"]],
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The report as plain data."""
         data = {
@@ -73,8 +106,7 @@ class Report:
             for key, value in vars(self).items()
             if key not in ("plan", "nodes", "comparison", "layers", "bindings")
         }
-        data["plan"] = {**self.plan.to_json(), "nodes": None}
-        del data["plan"]["nodes"]
+        data["plan"] = self.plan.to_json()
         data["nodes"] = [{**asdict(n.plan), "network": n.network, "layers": n.layers} for n in self.nodes]
         data["comparison"] = {**asdict(self.comparison), "ok": self.comparison.ok} if self.comparison else None
         data["layers"] = [asdict(layer) for layer in self.layers]
@@ -82,6 +114,19 @@ class Report:
         return data
 
 
+def _layer(row: dict[str, Any]) -> EngineLayer:
+    tensors = {
+        side: tuple(EngineTensor(t["name"], t["dtype"], tuple(t["dims"])) for t in row[side])
+        for side in ("inputs", "constants", "outputs")
+    }
+    return EngineLayer(**{**row, **tensors, "nodes": tuple(row["nodes"])})
+
+
 def network_labels(words: list[str]) -> tuple[str, ...]:
     """TensorRT's names of types as ours."""
-    return tuple(_LABELS.get(word, word.lower()) for word in words)
+    return tuple(map(network_label, words))
+
+
+def network_label(word: str) -> str:
+    """TensorRT's name of a type, in its API (HALF) or its dump (Half), as ours (fp16)."""
+    return _LABELS.get(word, word.lower())

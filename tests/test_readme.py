@@ -1,0 +1,38 @@
+"""The examples of the README run as they stand there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the Python example ran; it leaves the folder `out` and its model as net.pt."""
+    folder = tmp_path_factory.mktemp("readme")
+    script = folder / "example.py"
+    script.write_text("\n".join(blocks("python")) + "\ntorch.jit.script(Net()).save('net.pt')\n")
+    subprocess.run([sys.executable, str(script)], cwd=folder, check=True, capture_output=True, timeout=300)
+    return folder
+
+
+def test_the_python_example_runs_and_saves_three_files(folder):
+    assert {p.name for p in (folder / "out").iterdir()} == {"model.onnx", "model.engine", "report.json"}
+
+
+@pytest.mark.parametrize("command", [line[2:] for block in blocks("console") for line in block.splitlines()])
+def test_the_command_runs(command, folder):
+    words = shlex.split(command)
+    words[0] = str(Path(sys.executable).with_name(words[0]))
+    done = subprocess.run(words, cwd=folder, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout

@@ -1,0 +1,70 @@
+"""Two pretrained models from PyPI packages, from PyTorch to a TensorRT-RTX engine; `tools/demo` sets up and calls this.
+
+1. silero-vad's voice-activity network, a TorchScript file with an `if` inside, as its author typed it: fp32.
+2. facenet-pytorch's O-Net (face landmarks), with its convolutions in fp16 and its head in fp32, as somebody with a deadline would cast it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pretrained
+import torch
+from torch import nn
+
+from torch2trt_onnx import Conversion, ConversionWarning, Input, convert
+from torch2trt_onnx.tables import show
+
+
+class HalfConvolutions(nn.Module):
+    """O-Net with everything up to the flattening in fp16, and its three heads in fp32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = pretrained.facenet("ONet")
+        for name, layer in self.net.named_children():
+            if name.startswith(("conv", "prelu1", "prelu2", "prelu3", "prelu4", "pool")):
+                layer.half()
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Boxes `[N, 4]`, landmarks `[N, 10]` and probabilities `[N, 2]` of faces in images `[N, 3, 48, 48]`."""
+        net: Any = self.net
+        x = image.half()
+        for stage in (
+            net.conv1,
+            net.prelu1,
+            net.pool1,
+            net.conv2,
+            net.prelu2,
+            net.pool2,
+            net.conv3,
+            net.prelu3,
+            net.pool3,
+        ):
+            x = stage(x)
+        x = net.prelu4(net.conv4(x)).float()
+        x = net.prelu5(net.dense5(x.permute(0, 3, 2, 1).reshape(x.shape[0], -1)))
+        return net.dense6_2(x), net.dense6_3(x), net.softmax6_1(net.dense6_1(x))
+
+
+def main() -> None:
+    """Convert both, print both tables, and keep the second."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)  # the report shows them
+        print("silero-vad: a TorchScript file -> ONNX -> passes -> TensorRT-RTX\n")
+        audio, state = torch.randn(1, 576), torch.zeros(2, 1, 128)
+        show(convert(pretrained.silero(), [audio, state]).report, ("bindings",))
+        print("O-Net: convolutions in fp16, heads in fp32, traced to TorchScript -> ONNX -> passes -> TensorRT-RTX\n")
+        traced = torch.jit.trace(HalfConvolutions().eval(), torch.randn(4, 3, 48, 48))
+        images = Input(min_shape=(1, 3, 48, 48), opt_shape=(4, 3, 48, 48), max_shape=(8, 3, 48, 48))
+        conversion: Conversion = convert(traced, [images], {"fp32", "fp16"}, strict=True)
+        show(conversion.report, ("layers",))
+    folder = conversion.save(Path(tempfile.gettempdir()) / "torch2trt_onnx-demo")
+    print(f"The second is saved in {folder}; look at it with: .venv/bin/torch2trt-onnx inspect {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The command `torch2trt-onnx`: arguments in, tables and exit codes out; the work is done elsewhere.
+
+Exit codes: 0 done; 1 the model could not be converted, or the file not read; 2 the command line is wrong; 4 converted and written,
+but the numbers differ from the model's beyond the tolerance.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from torch2trt_onnx.errors import ConversionError, ConversionWarning, InputError
+from torch2trt_onnx.inputs import Input
+
+FAILED, DIFFERS = 1, 4
+BACKENDS = ["rtx", "tensorrt", "none"]
+FOLDER = click.Path(path_type=Path, file_okay=False)
+INPUT_HELP = (
+    "An input, once for each: x:1x3x224x224, ids:1x8..1x64..4x128:int64 (min..opt..max), "
+    "img:1x3x32x32:float16:channels_last."
+)
+
+
+class InputType(click.ParamType[Input]):
+    """`NAME:SHAPE[:DTYPE][:FORMAT]`; see `Input.parse`."""
+
+    name = "NAME:SHAPE[:DTYPE][:FORMAT]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Input:
+        """Parse, or fail as a usage error."""
+        try:
+            return value if isinstance(value, Input) else Input.parse(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="torch2trt_onnx")
+def main() -> None:
+    """Convert PyTorch models to TensorRT, in the precisions that their authors chose.
+
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 4 converted, but the numbers differ beyond the tolerance.
+    """
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-i", "--input", "inputs", type=InputType(), multiple=True, help=INPUT_HELP)
+@click.option("-p", "--precisions", help="What the engine may use, such as fp32,fp16. Default: as the model is typed.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="For model.onnx, model.engine and report.json.")
+@click.option("--strict", is_flag=True, help="The precisions are exact: fp32 is no way out.")
+@click.option("--backend", type=click.Choice(BACKENDS), help="none stops at the ONNX file. Default: what is installed.")
+@click.option("--exporter", type=click.Choice(["torchscript", "dynamo"]), default="torchscript", show_default=True)
+@click.option("--opset", type=int, help="Default: 20, or 22 with bf16.")
+@click.option("--compute-capability", "capabilities", multiple=True, help="A GPU, repeatable. Default: 8.9 and 12.0.")
+@click.option("--tf32", is_flag=True, help="Let fp32 matrix products run in TF32.")
+@click.option("--timeout", type=float, default=3600.0, show_default=True, help="Of the build, in seconds.")
+@click.option("--memory-limit", type=float, help="Of the build, in GiB. Default: nine tenths of what is free.")
+@click.option("--no-compare", is_flag=True, help="Do not run the graph in ONNX Runtime.")
+@click.option("--tolerance", type=float, help="Of |a - b| / (1 + |b|). Default: fp32 1e-4, fp16 6e-3, bf16 4e-2.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def convert(**given: Any) -> None:
+    """Convert MODEL, a TorchScript or ONNX file, and write the result to a folder."""
+    from torch2trt_onnx.conversion import convert as run
+    from torch2trt_onnx.options import Options
+    from torch2trt_onnx.tables import show
+
+    limit = given["memory_limit"]
+    options = Options(
+        exporter=given["exporter"],
+        opset=given["opset"],
+        compute_capabilities=given["capabilities"] or Options.compute_capabilities,
+        tf32=given["tf32"],
+        timeout=given["timeout"],
+        memory_limit=int(limit * 2**30) if limit else None,
+        compare=not given["no_compare"],
+        tolerance=given["tolerance"],
+    )
+    try:
+        with _Progress() as progress, warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConversionWarning)  # they stand in the report
+            conversion = run(
+                given["model"],
+                list(given["inputs"]) or None,
+                given["precisions"],
+                strict=given["strict"],
+                backend=given["backend"],
+                options=options,
+                progress=progress,
+            )
+            conversion.save(given["output"])
+    except ConversionError as error:
+        _fail(error)
+    report = conversion.report
+    if given["as_json"]:
+        click.echo(json.dumps(report.to_json(), indent=1))
+    else:
+        show(report, ("layers",))
+        click.echo(f"written to {given['output']}")
+    if report.comparison is not None and report.comparison.made and not report.comparison.ok:
+        sys.exit(DIFFERS)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--show", "what", type=click.Choice(["layers", "casts", "bindings"]), multiple=True, help="Default: all.")
+@click.option("--all", "every", is_flag=True, help="Also nodes that compute with no float.")
+@click.option("--json", "as_json", is_flag=True)
+def inspect(file: Path, what: tuple[str, ...], every: bool, as_json: bool) -> None:
+    """Show the layers, Casts, precisions and their origins, and bindings of FILE, an ONNX file or a saved folder."""
+    from torch2trt_onnx.inspection import read
+    from torch2trt_onnx.tables import show
+
+    try:
+        report = read(file)
+    except ConversionError as error:
+        _fail(error)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=1))
+    else:
+        show(report, what or ("bindings", "layers", "casts"), every=every)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True)
+def doctor(as_json: bool) -> None:
+    """Show what is installed, and what can be built."""
+    from torch2trt_onnx.inspection import diagnose
+
+    found = diagnose()
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    for name, text in found.items():
+        click.echo(f"{name:<18} {text}")
+
+
+def _fail(error: ConversionError) -> None:
+    click.echo(f"error: {error}", err=True)
+    sys.exit(FAILED)
+
+
+class _Progress:
+    """How far a conversion is: a bar on a terminal, a line a step elsewhere. On standard error, so that output can be piped."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._last = ""
+        if sys.stderr.isatty():
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+
+    def __enter__(self) -> _Progress:
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Tell of a phase, or of a step in it."""
+        phase, step, steps = str(event["phase"]), int(event["step"]), int(event["steps"])
+        if self._bar is not None:
+            self._bar.update(self._task, description=phase, completed=step, total=steps or None)
+        elif phase != self._last and not steps:
+            click.echo(phase, err=True)
+        self._last = phase
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What a file tells of itself, and what this machine can do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import tempfile
+from pathlib import Path
+
+import onnx
+
+from torch2trt_onnx.backends.layers import Binding
+from torch2trt_onnx.errors import SourceError
+from torch2trt_onnx.exporters import source
+from torch2trt_onnx.graph import PREFIX, Graph
+from torch2trt_onnx.passes import AnnotatePrecision
+from torch2trt_onnx.plan import PrecisionPlan
+from torch2trt_onnx.precision import label
+from torch2trt_onnx.report import NodeReport, Report
+from torch2trt_onnx.typecheck import onnx_type
+from torch2trt_onnx.weights import WeightStore
+
+
+def read(path: Path) -> Report:
+    """The report of a saved folder, or of an ONNX file, ours or another's.
+
+    Raises:
+        SourceError: it is neither.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    model = source.load(path).onnx_model
+    if model is None:
+        raise SourceError(
+            "the file is TorchScript", where=str(path), fix="convert it with --backend none, and inspect the result"
+        )
+    return _read_onnx(path, model)
+
+
+def _read_folder(path: Path) -> Report:
+    try:
+        return Report.from_json(json.loads((path / "report.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(
+            "the folder holds no report of a conversion",
+            where=str(path / "report.json"),
+            why=f"{type(error).__name__}: {error}",
+        ) from None
+
+
+def _read_onnx(path: Path, model: onnx.ModelProto) -> Report:
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Graph(model, WeightStore(Path(folder)))
+        graph.infer_types(strict=False)
+        if not any(f"{PREFIX}precision" in node.metadata for node in graph.nodes()):
+            for _ in AnnotatePrecision().apply(graph):
+                pass  # another's file: it is annotated here, in memory
+        plan = PrecisionPlan.read(graph)
+        return Report(str(path), plan, [NodeReport(node) for node in plan.nodes], bindings=graph_bindings(graph))
+
+
+def graph_bindings(graph: Graph) -> list[Binding]:
+    """The inputs and outputs of a graph, a dynamic dimension as -1."""
+    found = []
+    for mode, tensors in (("Input", graph.ir.inputs), ("Output", graph.ir.outputs)):
+        for tensor in tensors:
+            dims = tuple(d if isinstance(d, int) else -1 for d in tensor.shape or ())
+            found.append(Binding(tensor.name, mode, label(onnx_type(tensor)), dims, ""))
+    return found
+
+
+def diagnose() -> dict[str, str]:
+    """What is installed, and what can be built with it."""
+    from torch2trt_onnx.backends.rtx import RtxBackend
+
+    found = {"python": platform.python_version()}
+    for package in ("torch2trt_onnx", "torch", "onnx", "onnxruntime", "onnx-graphsurgeon", "onnxscript"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    reason = RtxBackend.missing()
+    found["TensorRT-RTX"] = (
+        f"cannot build: {reason}" if reason else f"builds, with or without a GPU ({RtxBackend.version()})"
+    )
+    found["TensorRT"] = "no back end for it yet"
+    found["exporter dynamo"] = "available" if found["onnxscript"] != "not installed" else "needs onnxscript"
+    found["GPU"] = _gpu()
+    return found
+
+
+def _gpu() -> str:
+    try:
+        import torch
+    except ImportError:
+        return "unknown without torch"
+    if not torch.cuda.is_available():
+        return "none that PyTorch sees; engines are built all the same"
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"

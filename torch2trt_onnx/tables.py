@@ -1,0 +1,127 @@
+"""Reports as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from torch2trt_onnx.report import Report, network_label
+
+WIDTH = 150  # columns, where there is no terminal to ask
+STYLES = {"fp32": "cyan", "fp16": "green", "bf16": "magenta"}
+
+
+def summary(report: Report) -> RenderableType:
+    """What came of a conversion, in a few lines."""
+    rows = Table.grid(padding=(0, 2))
+    for name, text in _facts(report):
+        rows.add_row(Text(name, style="bold"), text)
+    notes = [Text(f"warning: {note}", style="yellow") for note in report.warnings]
+    return Group(rows, *notes)
+
+
+def nodes(report: Report, *, every: bool = False) -> Table:
+    """A row a node: what was planned, why, and what TensorRT's network and engine made of it.
+
+    Args:
+        report: the report.
+        every: also those that compute with no float (shape arithmetic).
+    """
+    shown = [n for n in report.nodes if every or n.plan.precision]
+    built = any(n.network for n in shown)
+    title = f"{len(shown)} of {len(report.nodes)} nodes"
+    table = _table(title, "node", "operator", "planned", *(("network", "engine layer") if built else ()), "why")
+    for node in shown:
+        engine = (_types(node.network, node.differs), ", ".join(node.layers) or "-") if built else ()
+        table.add_row(node.plan.name, node.plan.op, _precision(node.plan.precision), *engine, node.plan.reason)
+    return table
+
+
+def casts(report: Report) -> Table:
+    """A row a Cast between floating-point types, or from or to one."""
+    table = _table("Casts", "node", "what", "source")
+    for node in report.nodes:
+        if node.plan.op == "Cast" and node.plan.precision:
+            table.add_row(node.plan.name, node.plan.reason, node.plan.source)
+    return table
+
+
+def bindings(report: Report) -> Table:
+    """A row an input or output."""
+    table = _table("Bindings", "name", "", "type", "shape", "format")
+    for binding in report.bindings:
+        shape = "x".join("?" if d < 0 else str(d) for d in binding.dims) or "scalar"
+        table.add_row(binding.name, binding.mode.lower(), network_label(binding.dtype), shape, binding.format)
+    return table
+
+
+def console() -> Console:
+    """Standard output: as wide as the terminal, or wide enough for a file."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=WIDTH)
+
+
+def show(report: Report, what: tuple[str, ...], *, every: bool = False) -> None:
+    """Print the parts that were asked for."""
+    output = console()
+    output.print(summary(report))
+    if "bindings" in what:
+        output.print(bindings(report))
+    if "layers" in what:
+        output.print(nodes(report, every=every))
+    if "casts" in what:
+        output.print(casts(report))
+
+
+def _facts(report: Report) -> Iterator[tuple[str, str]]:
+    yield "model", report.source
+    counts = report.plan.counts()
+    yield "precisions", ", ".join(f"{count} nodes in {name}" for name, count in counts.items()) or "no float nodes"
+    if report.backend:
+        differ = sum(node.differs for node in report.nodes)
+        agreed = sum(bool(any(node.network) and node.plan.precision) for node in report.nodes)
+        verdict = f"{differ} differ from the plan" if differ else "each as planned"
+        yield "engine", f"{report.backend}, {len(report.layers)} layers, {report.sizes['engine'] / 1e6:.1f} MB"
+        yield "network", f"{agreed} float nodes found in it, {verdict}"
+    yield from _numbers(report)
+    if report.seconds:
+        yield (
+            "time",
+            ", ".join(f"{step} {seconds:.1f} s" for step, seconds in report.seconds.items() if seconds >= 0.05),
+        )
+
+
+def _numbers(report: Report) -> Iterator[tuple[str, str]]:
+    compared = report.comparison
+    if compared is None:
+        return
+    if not compared.made:
+        yield "numbers", compared.reference
+        return
+    for output in compared.outputs:
+        verdict = "ok" if output.ok else "DIFFERS"
+        yield (
+            "numbers",
+            f"{output.name}: absolute {output.absolute:.2g}, relative {output.relative:.2g} "
+            f"(tolerance {compared.tolerance:g}) {verdict}, against {compared.reference}",
+        )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _precision(word: str) -> Text:
+    return Text(word or "-", style=STYLES.get(word, ""))
+
+
+def _types(words: tuple[str, ...], differs: bool) -> Text:
+    text = "/".join(dict.fromkeys(word for word in words if word)) or "-"
+    return Text(text, style="bold red" if differs else STYLES.get(text, ""))
