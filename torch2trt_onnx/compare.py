@@ -244,7 +244,7 @@ def errors(found: Array, expected: Array) -> tuple[float, float]:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
         difference = np.where(same, 0.0, np.abs(a - b))
-        scaled = difference / (1 + np.abs(b))
+        scaled = np.where(same, 0.0, difference / (1 + np.abs(b)))  # NaN where b is
     return tuple(float(np.nan_to_num(x, nan=np.inf, posinf=np.inf).max()) for x in (difference, scaled))  # type: ignore[return-value]
 
 

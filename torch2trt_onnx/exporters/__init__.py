@@ -7,6 +7,7 @@ the names that were asked for.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
@@ -92,7 +93,7 @@ def export(
     if source.onnx_model is not None:
         return _from_onnx(source.onnx_model, source, inputs, weights)
     assert source.module is not None
-    from torch2trt_onnx.exporters.adapter import Arguments, FlatAdapter
+    from torch2trt_onnx.exporters.adapter import Arguments, FlatAdapter, evaluating
 
     if source.program is not None:
         exporter = "dynamo"
@@ -100,14 +101,19 @@ def export(
         raise ExportError(f"there is no exporter {exporter!r}", fix=f"use one of {', '.join(EXPORTERS)}")
     notes: list[str] = []
     arguments = Arguments(inputs, source.module)
-    adapter = (
-        FlatAdapter(source.module, arguments).eval()
-        if source.program is None
-        else FlatAdapter(source.module, arguments)
-    )
-    tensors, bindings = _example(adapter, arguments.inputs, source.name)
-    with warnings.catch_warnings(record=True) as caught:
+    adapter = FlatAdapter(source.module, arguments)
+
+    def eval_mode() -> contextlib.AbstractContextManager[None]:
+        # The module of an ExportedProgram has one mode, and refuses to be asked for another.
+        return evaluating(adapter) if source.program is None else contextlib.nullcontext()
+
+    def eager(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
+        with eval_mode():
+            return adapter(*tensors)  # type: ignore[no-any-return]
+
+    with eval_mode(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        tensors, bindings = _example(adapter, arguments.inputs, source.name)
         model = _exporter(exporter)(Request(adapter, tensors, arguments.inputs, source.program, opset, weights))
     notes += _worth_telling(caught)
     kept = {i.name for i in model.graph.input}
@@ -116,7 +122,7 @@ def export(
     return Exported(
         model,
         _in_graph_order(model, arguments.inputs),
-        adapter,
+        eager,
         own,
         lost,
         {name: kind for name, kind in bindings.items() if name in kept},
@@ -149,7 +155,7 @@ def _example(
 
     first = next((p for p in adapter.parameters() if p.is_floating_point()), None)
     device = next((p.device for p in adapter.parameters()), torch.device("cpu"))
-    own = ElementType.of(first.dtype) if first is not None else ElementType.of("float32")
+    own = ElementType.of(first.dtype if first is not None else "float32")
 
     def tensors(floats: ElementType | None) -> tuple[torch.Tensor, ...]:
         made = []
@@ -163,6 +169,10 @@ def _example(
     asked = tensors(None)
     try:
         _run(adapter, asked)
+        if not adapter.output_names:
+            raise ExportError(f"{name} returns no tensor", fix="let forward return at least one")
+    except ExportError:
+        raise
     except Exception as error:
         shown = [f"{i.name}: {t.dtype} {tuple(t.shape)}" for i, t in zip(inputs, asked, strict=True)]
         failure = InputError(
@@ -172,7 +182,7 @@ def _example(
             fix="check the number, order, shapes and dtypes of the inputs (integers need dtype='int64')",
         )
         retry = tensors(own)
-        if all(a.dtype == b.dtype for a, b in zip(asked, retry, strict=True)):
+        if first is None or all(a.dtype == b.dtype for a, b in zip(asked, retry, strict=True)):
             raise failure from error
         try:
             _run(adapter, retry)
@@ -297,9 +307,11 @@ def _worth_telling(caught: Sequence[warnings.WarningMessage]) -> list[str]:
     notes = []
     for warning in caught:
         text = str(warning.message).strip().splitlines()[0]
-        if warning.category.__name__ == "TracerWarning":
-            if warning.filename.startswith(_TORCH):
-                continue  # PyTorch's own checks of its arguments
+        # `torch.tensor(number)` is a constant, and says so; `torch.tensor(tensor)` gives the second warning.
+        is_constant = text.startswith("torch.tensor results are registered as constants")
+        if warning.category.__name__ == "TracerWarning" or text.startswith("To copy construct from a tensor"):
+            if is_constant or warning.filename.startswith(_TORCH):
+                continue  # nor are PyTorch's own checks of its arguments of interest
             where, short = f"{warning.filename}:{warning.lineno}", text.split(" might cause")[0]
             notes.append(f"{where}: tracing baked a value in: script the function if it depends on the input ({short})")
         elif "autocast" in text or ("CUDA" in text and "not available" in text):

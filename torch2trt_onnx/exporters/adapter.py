@@ -6,9 +6,10 @@ and repeated outputs. The adapter holds whatever is not a tensor, so that none o
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,6 +94,7 @@ class FlatAdapter(torch.nn.Module):
         self.m = module
         self._arguments = arguments
         self.output_names: list[str] = []
+        self.training = False
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Call the model."""
@@ -101,18 +103,25 @@ class FlatAdapter(torch.nn.Module):
         if hasattr(result, "to_tuple") and isinstance(result, Mapping):
             result = dict(result)  # a model output of transformers: a dict with attributes
         found: dict[str, torch.Tensor] = {}
+        taken = {str(i.name) for i in self._arguments.inputs}
         for path, leaf in pytree.tree_flatten_with_path(result)[0]:
             if isinstance(leaf, torch.Tensor):
-                found[_unique(_output_name(path), found)] = leaf
+                name = _output_name(path)
+                found[unique(f"output_{name}" if name in taken else name, {*found, *taken})] = leaf
         self.output_names = list(found)
-        # An output that is an input, or another output, needs a tensor and so a name of its own.
-        seen = [(t.data_ptr(), t.shape) for t in tensors]
-        flat = []
-        for tensor in found.values():
-            key = (tensor.data_ptr(), tensor.shape)
-            flat.append(tensor.clone() if key in seen else tensor)
-            seen.append(key)
-        return tuple(flat)
+        return tuple(found.values())
+
+
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Put a module in eval mode, and afterwards each of its submodules in the mode that it was in."""
+    before = [(part, part.training) for part in module.modules() if hasattr(part, "training")]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in before:
+            part.training = mode  # not part.train(mode), which would change its submodules too
 
 
 def _split(inputs: object) -> tuple[Sequence[Any], Mapping[str, Any]]:
@@ -172,7 +181,8 @@ def _clean(word: str) -> str:
     return re.sub(r"\W", "_", re.sub(r"\.\d+$", "", word)) or "value"
 
 
-def _unique(name: str, taken: Mapping[str, object]) -> str:
+def unique(name: str, taken: Collection[str]) -> str:
+    """A name that is not taken: this one, or with a number behind it."""
     count = 1
     new = name
     while new in taken:

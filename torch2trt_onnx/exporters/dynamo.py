@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import logging
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +45,7 @@ def export(request: Request) -> onnx.ModelProto:
     names = [str(i.name) for i in request.inputs]
     try:
         program = request.program if request.program is not None else _exported(request)
-        with torch.no_grad():
+        with torch.no_grad(), _without_notices():
             _cast_before_softmax(program)
             result = torch.onnx.export(
                 program, dynamo=True, optimize=False, opset_version=request.opset, input_names=names, verbose=False,
@@ -67,6 +70,18 @@ def export(request: Request) -> onnx.ModelProto:
     _strip_prefix(model.graph, prefix)
     _write_origins(model.graph, prefix)
     return model
+
+
+@contextlib.contextmanager
+def _without_notices() -> Iterator[None]:
+    """Keep the exporter's log off the user's terminal: it tells of each operator of torchvision, where that is missing."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _exported(request: Request) -> Any:

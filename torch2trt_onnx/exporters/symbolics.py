@@ -191,7 +191,10 @@ def unflatten(g: Context, self: Value, dim: Value, unflattened_size: Value) -> V
         axis %= rank
         tail = known[axis + 1 :] if known is not None else [None] * (rank - axis - 1)
         if all(isinstance(size, int) for size in tail):
-            return g.op("Reshape", self, _integers(g, *[0] * axis, *sizes, *tail))
+            head = [0] * axis
+            if head and -1 not in sizes:
+                head[-1] = -1  # the exporter's shape inference asserts that a shape with zeros has a -1
+            return g.op("Reshape", self, _integers(g, *head, *sizes, *tail))
     wanted = _integers(g, *sizes) if isinstance(sizes, list) else unflattened_size
     shape = g.op("Shape", self)
     parts = [g.op("Slice", shape, _integers(g, 0), _integers(g, axis)), wanted]
@@ -248,7 +251,8 @@ def _in_fp32_where_the_number_needs_it(plain: Callable[..., Value]) -> Callable[
     """A symbolic that computes in fp32 where a Python number next to an fp16 tensor is no fp16 number.
 
     PyTorch computes `half_tensor * 1e5` in fp32 with the number in fp32 (its opmath), and rounds the result. The exporter
-    rounds the number, to an infinity here, and 0 * 1e5 becomes NaN. Numbers below the normal range are the same case.
+    rounds the number, to an infinity here, and 0 * 1e5 becomes NaN. Numbers below the normal range are the same case. (Add and
+    sub round the number on the CPU and not on CUDA; CUDA is the one that an engine replaces.)
     """
 
     def symbolic(g: Context, self: Value, other: Value, *rest: Value, **named: Value) -> Value:

@@ -22,6 +22,7 @@ import torch
 
 from torch2trt_onnx.errors import ExportError
 from torch2trt_onnx.exporters import symbolics
+from torch2trt_onnx.exporters.adapter import unique
 from torch2trt_onnx.graph import PREFIX
 from torch2trt_onnx.precision import ElementType
 
@@ -41,19 +42,19 @@ def export(request: Request) -> onnx.ModelProto:
         ExportError: an operator has no translation, or the model cannot be traced.
     """
     adapter = request.adapter
+    _refuse_fast_path(adapter)
     with _for_tracing(), torch.no_grad():
         try:
             traced = torch.jit.trace(adapter, request.tensors, check_trace=False)
         except Exception as error:
             raise _explained(error, "the model cannot be traced") from error
-    _refuse_fast_path(traced)
     opset = request.opset or (OPSET_BF16 if _mentions_bf16(traced, request.tensors) else OPSET)
     model = _to_onnx(traced, request, opset)
     if request.opset is None and opset == OPSET and _has_bf16(model):
         # bf16 that shows up in the export only, in the body of a scripted function.
         model = _to_onnx(traced, request, OPSET_BF16)
     _attach_weights(model, traced, {str(i.name) for i in request.inputs}, request.weights)
-    _rename_outputs(model, adapter.output_names)
+    _name_outputs(model.graph, adapter.output_names)
     modules = frozenset(name.removeprefix("m.") for name, _ in adapter.named_modules())
     _write_origins(model.graph, modules)
     return model
@@ -77,7 +78,6 @@ def _to_onnx(traced: torch.jit.ScriptModule, request: Request, opset: int) -> on
                 keep_initializers_as_inputs=True,  # else equal weights are joined, under the name of one of them
                 opset_version=opset,
                 input_names=names,
-                output_names=request.adapter.output_names,
                 dynamic_axes=dynamic,
                 verbose=True,  # keeps the source lines, in doc_string
             )
@@ -105,12 +105,27 @@ def _quiet_verbose() -> contextlib.AbstractContextManager[object]:
 FAST_PATH = re.compile(r"aten::(_native_multi_head_attention|_transformer_encoder_layer_fwd)")
 
 
-def _refuse_fast_path(traced: torch.jit.ScriptModule) -> None:
-    found = FAST_PATH.search(str(traced.inlined_graph))
-    if found:
+def _refuse_fast_path(adapter: torch.nn.Module) -> None:
+    """Fail where the user's own trace or script holds the fused kernels that `_for_tracing` keeps out of ours."""
+    for path, module in adapter.named_modules():
+        if not isinstance(module, torch.jit.ScriptModule) or not hasattr(module, "forward"):
+            continue
+        text = str(module.graph)
+        found = FAST_PATH.search(text)
+        if found is None:
+            continue
+        where = f"{found.group(0)} in {path.removeprefix('m').removeprefix('.') or 'the module itself'}"
+        if "is_autocast_enabled" in text:  # only a script asks that at run time
+            raise ExportError(
+                "a script of nn.MultiheadAttention cannot be exported",
+                where=where,
+                why="it chooses a fused CPU kernel, which ONNX has no operator for, while it runs",
+                fix="trace it instead of scripting it: pass the nn.Module itself, or call torch.jit.trace after"
+                " torch.backends.mha.set_fastpath_enabled(False)",
+            )
         raise ExportError(
             "the trace holds a fused CPU kernel that ONNX has no operator for",
-            where=found.group(0),
+            where=where,
             why="it was traced in eval mode with the fast path of nn.MultiheadAttention on",
             fix="call torch.backends.mha.set_fastpath_enabled(False) before torch.jit.trace, or pass the nn.Module itself",
         )
@@ -179,21 +194,43 @@ def _stored(name: str, tensor: torch.Tensor, weights: WeightStore) -> onnx.Tenso
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
     for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name in names:
-                node.input[index] = names[name]
+        for field in (node.input, node.output):
+            for index, name in enumerate(field):
+                field[index] = names.get(name, name)
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _rename(attribute.g, names)
 
 
-def _rename_outputs(model: onnx.ModelProto, names: list[str]) -> None:
-    """Give each output the name of its place in the model's result; one value returned twice has one name otherwise."""
-    taken = {t.name for t in (*model.graph.input, *model.graph.initializer)}
-    for output, name in zip(model.graph.output, names, strict=True):
-        if output.name != name or name in taken:
-            model.graph.node.append(onnx.helper.make_node("Identity", [output.name], [name], f"Identity_{name}"))
-            output.name = name
+def _name_outputs(graph: onnx.GraphProto, names: list[str]) -> None:
+    """Give each output the name of its place in the model's result.
+
+    The exporter would rename an input that is returned, and give a value that is returned twice one name: those get an
+    Identity.
+    """
+    fixed = {t.name for t in (*graph.input, *graph.initializer)}
+    taken = {*fixed, *_value_names(graph)}
+    renamed: dict[str, str] = {}
+    for output, wanted in zip(graph.output, names, strict=True):
+        name = unique(wanted, taken)
+        taken.add(name)
+        if output.name in fixed or output.name in renamed:
+            value = renamed.get(output.name, output.name)
+            graph.node.append(onnx.helper.make_node("Identity", [value], [name], f"Identity_{name}"))
+        else:
+            renamed[output.name] = name
+        output.name = name
+    _rename(graph, renamed)
+
+
+def _value_names(graph: onnx.GraphProto) -> set[str]:
+    names: set[str] = set()
+    for node in graph.node:
+        names.update(node.output)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                names |= _value_names(attribute.g)
+    return names
 
 
 def _write_origins(graph: onnx.GraphProto, modules: frozenset[str]) -> None:
@@ -242,15 +279,11 @@ def source_line(stack: str) -> str:
 HINTS: tuple[tuple[str, str], ...] = (
     (
         r"is_autocast_enabled|_enter_autocast|Autocast device",
-        "this script uses autocast or nn.MultiheadAttention: trace it instead of scripting it (torch.jit.trace, or pass the nn.Module)",
+        "this script uses torch.autocast: trace it instead of scripting it (torch.jit.trace, or pass the nn.Module)",
     ),
     (
         r"aten::(_?fft|stft|istft|view_as_(real|complex))|complex",
         "ONNX has complex numbers in the dynamo exporter only: pass the nn.Module with exporter='dynamo'",
-    ),
-    (
-        r"_native_multi_head_attention|_transformer_encoder_layer_fwd",
-        "trace with torch.backends.mha.set_fastpath_enabled(False)",
     ),
     (
         r"Unsupported: ONNX export of operator|is not supported|Unsupported.*operator|aten::",
