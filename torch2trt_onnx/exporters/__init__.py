@@ -108,7 +108,8 @@ def export(
         return evaluating(adapter) if source.program is None else contextlib.nullcontext()
 
     def eager(*tensors: torch.Tensor) -> Sequence[torch.Tensor]:
-        with eval_mode():
+        with eval_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the model warns of is told once, from its export
             return adapter(*tensors)  # type: ignore[no-any-return]
 
     with eval_mode(), warnings.catch_warnings(record=True) as caught:
