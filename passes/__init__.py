@@ -8,6 +8,7 @@ from torch2trt_onnx.passes.drop_noop_casts import DropNoopCasts
 from torch2trt_onnx.passes.emulate_bfloat16 import EmulateBFloat16
 from torch2trt_onnx.passes.fold_constants import FoldConstants
 from torch2trt_onnx.passes.fold_weight_casts import FoldWeightCasts
+from torch2trt_onnx.passes.guard_recurrent_casts import GuardRecurrentCasts
 from torch2trt_onnx.passes.inline_ifs import InlineIfs
 from torch2trt_onnx.passes.lift_constants import LiftConstants
 from torch2trt_onnx.passes.merge_casts import MergeCasts
@@ -23,6 +24,7 @@ __all__ = [
     "EmulateBFloat16",
     "FoldConstants",
     "FoldWeightCasts",
+    "GuardRecurrentCasts",
     "InlineIfs",
     "LiftConstants",
     "MergeCasts",

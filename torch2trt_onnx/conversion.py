@@ -6,9 +6,11 @@ Not named after its function: importing a module `torch2trt_onnx.convert` would 
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,10 +75,8 @@ def convert(
     asked = parse_precisions(precisions)
     _refuse_unbuilt(policy, rules)
     engine_maker = backends.find(backend)
-    workspace = tempfile.TemporaryDirectory(prefix="torch2trt_onnx-")
-    folder = Path(workspace.name)
     clock = _Clock(progress)
-    with _disk_errors(folder):
+    with _workspace() as folder, _disk_errors(folder):
         weights = WeightStore(folder)
         with clock("load"):
             given = source.load(model)
@@ -102,20 +102,19 @@ def convert(
         report.sizes = {"weights": weights.nbytes(onnx.load(path, load_external_data=False))}
         if built is not None:
             report.sizes["engine"] = built.engine.stat().st_size
+        conversion = Conversion(report, path, built.engine if built is not None else None)
     for note in report.warnings:
         warnings.warn(note, ConversionWarning, stacklevel=2)
-    return Conversion(report, path, built.engine if built is not None else None, workspace)
+    return conversion
 
 
 class Conversion:
     """The result of `convert`. Its files lie in a temporary folder that goes with it; `save` keeps them."""
 
-    def __init__(
-        self, report: Report, onnx_path: Path, engine_path: Path | None, workspace: tempfile.TemporaryDirectory[str]
-    ) -> None:
+    def __init__(self, report: Report, onnx_path: Path, engine_path: Path | None) -> None:
         self.report = report
         self._onnx_path, self._engine_path = onnx_path, engine_path
-        self._workspace = workspace  # removed from the disk when this object is
+        self._cleanup = weakref.finalize(self, shutil.rmtree, onnx_path.parent, ignore_errors=True)
 
     @property
     def plan(self) -> PrecisionPlan:
@@ -267,6 +266,17 @@ def _summed(records: Sequence[pipeline.PassRecord]) -> Iterator[str]:
     for (action, why), names in kinds.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         yield f"{', '.join(map(repr, names[:3]))}{more}: {action} ({why})"
+
+
+@contextmanager
+def _workspace() -> Iterator[Path]:
+    """A temporary folder, which a `Conversion` takes over where the block ends well, and which is removed where it does not."""
+    folder = Path(tempfile.mkdtemp(prefix="torch2trt_onnx-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 class _Clock:

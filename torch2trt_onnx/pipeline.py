@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch2trt_onnx.errors import ConversionError, GraphError, PassError
@@ -16,6 +16,7 @@ from torch2trt_onnx.passes import (
     DropNoopCasts,
     FoldConstants,
     FoldWeightCasts,
+    GuardRecurrentCasts,
     InlineIfs,
     LiftConstants,
     MergeCasts,
@@ -34,7 +35,11 @@ class PassRecord:
     changes: tuple[Change, ...] = field(repr=False)
 
 
-def passes(bindings: Mapping[str, int]) -> list[Pass]:
+Step = Pass | tuple[Pass, ...]
+"""A pass, or several that are repeated until none of them finds anything to do."""
+
+
+def passes(bindings: Mapping[str, int]) -> list[Step]:
     """The passes that every model goes through.
 
     Args:
@@ -47,16 +52,19 @@ def passes(bindings: Mapping[str, int]) -> list[Pass]:
         BindInputs(bindings),
         RepairNormalization(),  # the last repair: from here on the graph is well-typed
         AnnotatePrecision(),  # before the Casts of weights are folded, which loses the type that the author gave them
-        FoldWeightCasts(),
-        MergeCasts(),  # before DropNoopCasts: fp16 -> fp32 -> fp16 becomes a no-op here
-        DropNoopCasts(),
-        FoldConstants(),  # makes the conditions of Ifs known
-        InlineIfs(),
-        FoldConstants(),  # what the branches that are left made known
+        (  # what the branch of an If makes known may decide the next If, and its Casts meet those around it
+            LiftConstants(),
+            FoldWeightCasts(),
+            MergeCasts(),  # before DropNoopCasts: fp16 -> fp32 -> fp16 becomes a no-op here
+            DropNoopCasts(),
+            FoldConstants(),  # makes the conditions of Ifs known
+            InlineIfs(),
+        ),
+        GuardRecurrentCasts(),  # last: it looks for the Casts that stay
     ]
 
 
-def run(graph: Graph, todo: Sequence[Pass]) -> list[PassRecord]:
+def run(graph: Graph, todo: Sequence[Step]) -> list[PassRecord]:
     """Run passes on a graph, in place: each on a tidy graph with all types known, and check what it leaves.
 
     Raises:
@@ -67,7 +75,7 @@ def run(graph: Graph, todo: Sequence[Pass]) -> list[PassRecord]:
     graph.infer_types(strict=False)
     records: list[PassRecord] = []
     was_well_typed = False
-    for step in todo:
+    for step in _unrolled(todo, records):
         start = time.perf_counter()
         before = ", ".join(record.name for record in records) or "none"
         try:
@@ -96,6 +104,15 @@ def run(graph: Graph, todo: Sequence[Pass]) -> list[PassRecord]:
             ) from error
         records.append(PassRecord(step.name, time.perf_counter() - start, changes))
     return records
+
+
+def _unrolled(todo: Sequence[Step], records: Sequence[PassRecord]) -> Iterator[Pass]:
+    """The passes one by one, as long as the records of those that are repeated show changes."""
+    for step in todo:
+        group = step if isinstance(step, tuple) else (step,)
+        yield from group
+        while len(group) > 1 and any(record.changes for record in records[-len(group) :]):
+            yield from group
 
 
 REPORT = "this is a bug of torch2trt_onnx: please report it, with the ONNX file of --backend none if you may"

@@ -1,0 +1,226 @@
+"""The public face: what goes into `convert`, what comes out, and what it says of wrong requests."""
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from torch2trt_onnx import ConversionError, Input, Options, Precision, convert
+from torch2trt_onnx.backends.layers import parse
+from torch2trt_onnx.errors import (
+    BackendMissingError,
+    BuildError,
+    GraphError,
+    InputError,
+    OutputError,
+    ParseError,
+    PrecisionError,
+    WorkerError,
+)
+from torch2trt_onnx.inspection import read
+from torch2trt_onnx.weights import WeightStore
+
+IMAGE = Input((2, 3, 8, 8), name="image")
+
+
+def onnx_text(text):
+    return onnx.parser.parse_model('<ir_version: 10, opset_import: ["": 20]>' + text)
+
+
+class TestResult:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def conversion():
+        from conftest import SmallNet
+
+        torch.manual_seed(0)
+        return convert(SmallNet().eval(), [IMAGE], {"fp32", "fp16"}, strict=True)
+
+    def test_the_final_graph_gives_the_numbers_of_eager_pytorch(self, conversion):
+        comparison = conversion.report.comparison
+        assert comparison.ok
+        assert comparison.outputs[0].relative < 6e-3
+        assert comparison.reference.startswith("PyTorch")
+
+    def test_each_float_node_has_in_the_network_the_type_that_was_planned(self, conversion):
+        found = {n.plan.op: set(n.network) for n in conversion.report.nodes if n.plan.precision}
+        assert (found["ReduceMean"], found["Gemm"]) == ({"fp32"}, {"fp32"})
+        assert all(any(n.network) and not n.differs for n in conversion.report.nodes if n.plan.precision)
+
+    def test_the_fp16_convolution_is_a_half_kernel_of_the_engine(self, conversion):
+        second = next(n for n in conversion.report.nodes if n.plan.op == "Conv" and n.plan.precision == "fp16")
+        kernels = [layer for layer in conversion.report.layers if layer.name in second.layers]
+        assert kernels
+        assert any(t.dtype == "Half" for kernel in kernels for t in (*kernel.inputs, *kernel.outputs))
+
+    def test_the_onnx_file_alone_tells_the_plan(self, conversion):
+        props = {n.name: {p.key: p.value for p in n.metadata_props} for n in conversion.onnx.graph.node}
+        for node in conversion.plan.floats():
+            assert props[node.name]["torch2trt_onnx.precision"] == node.precision
+            assert props[node.name]["torch2trt_onnx.reason"] == node.reason
+
+    def test_the_final_graph_passes_the_full_check_of_onnx(self, conversion):
+        onnx.checker.check_model(conversion.onnx, full_check=True)
+
+    def test_a_saved_conversion_is_read_back_as_it_was(self, conversion, tmp_path):
+        conversion.save(tmp_path / "out")
+        again = read(tmp_path / "out")
+        assert json.dumps(again.to_json()) == json.dumps(conversion.report.to_json())
+        assert (tmp_path / "out" / "model.engine").read_bytes() == conversion.engine
+        assert read(tmp_path / "out" / "model.onnx").plan.nodes == conversion.plan.nodes
+
+    def test_the_temporary_folder_goes_with_the_result(self, net):
+        conversion = convert(net, [IMAGE], backend="none")
+        folder = conversion._onnx_path.parent
+        assert folder.is_dir()
+        del conversion
+        assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "words", ["fp16,fp32", ["half", torch.float32], {Precision.FP16, np.float32}, ("float16", "fp32")]
+)
+def test_precisions_are_taken_in_the_words_that_people_use(words, net):
+    assert convert(net, [IMAGE], words, backend="none").plan.precisions == {Precision.FP16, Precision.FP32}
+
+
+def test_channels_last_images_are_bound_as_hwc(net):
+    image = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    report = convert(net, [image]).report
+    assert "channel-last" in report.bindings[0].format
+    assert report.comparison.ok
+
+
+def test_progress_is_told_from_loading_to_building(net):
+    phases = []
+    convert(net, [IMAGE], progress=lambda event: phases.append(event["phase"]))
+    assert phases[:5] == ["load", "export", "passes", "write", "compare"]
+    assert any("Building" in phase for phase in phases)
+
+
+class TestWrongRequests:
+    @pytest.mark.parametrize("word", ["fp12", "int8", "", torch.int32, 3])
+    def test_what_is_no_precision_is_named(self, word, net):
+        with pytest.raises(PrecisionError):
+            convert(net, [IMAGE], word, backend="none")
+
+    def test_a_precision_that_the_model_has_must_be_asked_for_and_every_such_node_is_named(self, net):
+        with pytest.raises(PrecisionError) as error:
+            convert(net, [IMAGE], "fp32", backend="none")
+        assert "second.weight" in str(error.value)
+        assert str(error.value).count("is fp16") >= 2
+
+    def test_when_strict_fp32_is_no_way_out(self, net):
+        with pytest.raises(PrecisionError, match="When strict is True"):
+            convert(net, [IMAGE], "fp16", strict=True, backend="none")
+
+    def test_without_strict_the_nodes_that_stay_in_fp32_are_counted(self, net):
+        with pytest.warns(UserWarning, match="fp32 was not asked for"):
+            convert(net, [IMAGE], "fp16", backend="none")
+
+    def test_a_reduced_precision_that_no_node_would_run_in_is_an_error_and_no_silent_fp32_engine(self):
+        with pytest.raises(PrecisionError, match="not one node"):
+            convert(torch.nn.Linear(4, 4), [Input((2, 4))], {"fp32", "fp16"}, backend="none")
+
+    def test_what_is_not_built_yet_says_so(self, net):
+        with pytest.raises(PrecisionError, match="not built yet"):
+            convert(net, [IMAGE], policy="auto", backend="none")
+        with pytest.raises(PrecisionError, match="not built yet"):
+            convert(net, [IMAGE], rules=["*"], backend="none")
+        with pytest.raises(BackendMissingError, match="not built yet"):
+            convert(net, [IMAGE], backend="tensorrt")
+
+    def test_an_unknown_back_end_is_named_before_anything_runs(self, net):
+        with pytest.raises(BackendMissingError, match="no back end 'cuda'"):
+            convert(net, [IMAGE], backend="cuda")
+
+    def test_an_operator_that_tensorrt_lacks_is_named_with_its_node(self):
+        model = onnx_text("g (float[4] x) => (int64[n, 1] y) { [where] y = NonZero(x) }")
+        with pytest.raises(ParseError) as error:
+            convert(model, None, options=Options(compare=False))
+        assert "'where'" in str(error.value)
+
+    def test_an_ill_typed_graph_names_every_node_its_tensors_and_their_types(self):
+        model = onnx_text(
+            """g (float[1,3,8,8] x, float16[4] h) => (float[1,4,6,6] y, float[4] z)
+            <float16[4,3,3,3] w = {0}, float[4] b = {1, 2, 3, 4}>
+            { [conv] y = Conv(x, w)  [sum] z = Add(b, h) }"""
+        )
+        model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float16), "w"))
+        with pytest.raises(GraphError) as error:
+            convert(model, None, backend="none")
+        text = str(error.value)
+        assert "'conv'" in text and "'w' is fp16" in text and "'x' is fp32" in text
+        assert "'sum'" in text and "'b' is fp32" in text and "'h' is fp16" in text
+
+    def test_a_compute_capability_that_does_not_exist_is_an_error_of_the_build(self, net):
+        with pytest.raises(BuildError, match=r"no compute capability 4\.2"):
+            convert(net, [IMAGE], options=Options(compute_capabilities=("4.2",)))
+
+    def test_a_format_that_a_type_cannot_have_is_an_error_before_the_build(self):
+        image = Input((1, 3, 8, 8), dtype="int64", format="channels_last")
+        with pytest.raises(InputError, match="HWC"):
+            convert(torch.nn.Flatten(), [image])
+
+
+class TestHostileGraphs:
+    def test_a_graph_that_crashes_the_parser_is_an_error_and_the_caller_lives(self):
+        # Measured on TensorRT-RTX 1.7.1.116: SIGSEGV.
+        model = onnx_text("g (float[2,8] x, int64[1] k) => (float[2,3] v, int64[2,3] i) { v, i = TopK(x, k) }")
+        del model.graph.input[1]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 8), np.float32), "k"))
+        with pytest.raises(ConversionError):
+            convert(model, None, options=Options(compare=False))
+
+    def test_a_build_beyond_its_time_is_ended(self, net):
+        with pytest.raises(WorkerError, match="longer than"):
+            convert(net, [IMAGE], options=Options(timeout=0.2))
+
+    def test_a_build_beyond_its_memory_is_ended(self, net):
+        with pytest.raises(WorkerError, match="GiB"):
+            convert(net, [IMAGE], options=Options(memory_limit=1 << 20))
+
+
+class TestDisk:
+    def test_a_folder_that_cannot_be_made_is_an_error(self, net, tmp_path):
+        (tmp_path / "file").write_text("in the way")
+        with pytest.raises(OutputError, match="file"):
+            convert(net, [IMAGE], backend="none").save(tmp_path / "file")
+
+    def test_a_full_disk_leaves_what_was_there(self, net, tmp_path, monkeypatch):
+        convert(net, [IMAGE], backend="none").save(tmp_path)
+        before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+        conversion = convert(net, [Input((4, 3, 8, 8))], backend="none")
+
+        def full(*_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_text", full)  # report.json, after model.onnx is written
+        with pytest.raises(OutputError, match="No space left"):
+            conversion.save(tmp_path)
+        monkeypatch.undo()
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+    def test_a_full_disk_during_the_conversion_is_an_error_that_says_how_to_mend_it(self, net, monkeypatch):
+        def full(*_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(WeightStore, "put", full)
+        with pytest.raises(OutputError, match="TMPDIR"):
+            convert(net, [IMAGE], backend="none")
+
+
+def test_layers_are_read_from_names_with_brackets_and_commas():
+    tensor = "{ Name: a, b], Dimensions: [-1,8], Strides: [8,1], StrideOrder: [1,0], Datatype: Half, Format: (Linear) Row major }"
+    line = (
+        f"Name: x, [odd], LayerType: kgen, Inputs: [ {tensor}], Constants: [], Outputs: [ {tensor}], TacticName: t, StreamId: 0, "
+        "Metadata: [ONNX Layer: a, [1]]\x1f[ONNX Layer: b]"
+    )
+    layers, _ = parse("Layers:\n" + line + "\nnothing of ours")
+    assert layers[0].name == "x, [odd]"
+    assert layers[0].nodes == ("a, [1]", "b")
+    assert [(t.name, t.dtype, t.dims) for t in layers[0].inputs] == [("a, b]", "Half", (-1, 8))]
