@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,14 +28,22 @@ HALF_TINY = float(torch.finfo(torch.float16).tiny)
 
 @contextlib.contextmanager
 def registered(opset: int) -> Iterator[None]:
-    """Use the symbolics of this file for exports at `opset`, until the block ends."""
+    """Use the symbolics of this file for exports at `opset`, until the block ends; then the exporter is as it was."""
+    register = torch.onnx.register_custom_op_symbolic  # type: ignore[attr-defined]
+    table: dict[str, Any] = sys.modules[register.__module__].registration.registry._registry
+    groups = {name: table[name]._functions for name in SYMBOLICS if name in table}
+    users = {name: group[opset] for name, group in groups.items() if group.overridden(opset)}
     for name, symbolic in SYMBOLICS.items():
-        torch.onnx.register_custom_op_symbolic(name, symbolic, opset)  # type: ignore[attr-defined]
+        register(name, symbolic, opset)
     try:
         yield
     finally:
         for name in SYMBOLICS:
             torch.onnx.unregister_custom_op_symbolic(name, opset)  # type: ignore[attr-defined]
+            if name in users:
+                register(name, users[name], opset)
+            if not table[name]._functions:
+                del table[name]  # an empty entry breaks the exporter's message on an operator that it does not know
 
 
 def _onnx_type(value: Value) -> int:

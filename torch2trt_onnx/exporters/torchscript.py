@@ -108,7 +108,7 @@ FAST_PATH = re.compile(r"aten::(_native_multi_head_attention|_transformer_encode
 def _refuse_fast_path(adapter: torch.nn.Module) -> None:
     """Fail where the user's own trace or script holds the fused kernels that `_for_tracing` keeps out of ours."""
     for path, module in adapter.named_modules():
-        if not isinstance(module, torch.jit.ScriptModule) or not hasattr(module, "forward"):
+        if not isinstance(module, torch.jit.ScriptModule) or not module._c._has_method("forward"):
             continue
         text = str(module.graph)
         found = FAST_PATH.search(text)
