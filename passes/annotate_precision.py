@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
-from torch2trt_onnx.graph import PREFIX, Graph, producer
+from torch2trt_onnx.graph import PREFIX, Graph
 from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.precision import FLOATS, label
 from torch2trt_onnx.typecheck import onnx_type
@@ -37,6 +38,10 @@ class AnnotatePrecision(Pass):
         """Edit the graph."""
         found: dict[int, tuple[gs.Constant, ...]] = {}
         for node in graph.nodes():
+            if node.op in TRANSPARENT:
+                # In topological order, so what its inputs are made of is known.
+                parts = [_weights(t, found) for t in (node.inputs if node.op == "Concat" else node.inputs[:1])]
+                found[id(node.outputs[0])] = tuple(w for part in parts for w in part) if all(parts) else ()
             precision, origin, reason = _judge(node, found)
             new = {
                 f"{PREFIX}{key}": value
@@ -74,16 +79,5 @@ def _judge(node: gs.Node, found: dict[int, tuple[gs.Constant, ...]]) -> tuple[st
 def _weights(tensor: gs.Tensor, found: dict[int, tuple[gs.Constant, ...]]) -> tuple[gs.Constant, ...]:
     """The float initializers of more than one value that a tensor is made of, and of nothing else but constants."""
     if isinstance(tensor, gs.Constant):
-        size = 1
-        for dim in tensor.shape:
-            size *= dim
-        return (tensor,) if size > 1 and onnx_type(tensor) in FLOATS else ()
-    maker = producer(tensor)
-    if maker is None or maker.op not in TRANSPARENT:
-        return ()
-    if id(tensor) not in found:
-        found[id(tensor)] = ()  # ends the walk on a cyclic graph
-        sources = maker.inputs if maker.op == "Concat" else maker.inputs[:1]
-        parts = [_weights(t, found) for t in sources]
-        found[id(tensor)] = tuple(w for part in parts for w in part) if all(parts) else ()
-    return found[id(tensor)]
+        return (tensor,) if math.prod(tensor.shape) > 1 and onnx_type(tensor) in FLOATS else ()
+    return found.get(id(tensor), ())

@@ -13,6 +13,7 @@ from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.typecheck import onnx_type
 
+TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype", "softmax_precision", "stash_type"})
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -30,16 +31,17 @@ class DemoteDouble(Pass):
         constants: dict[int, gs.Constant] = {}
         for inner in graph.graphs():
             for tensor in (*inner.inputs, *inner.outputs):
-                if onnx_type(tensor) == TensorProto.DOUBLE and not isinstance(tensor, gs.Constant):
+                if onnx_type(tensor) != TensorProto.DOUBLE:
+                    continue
+                if isinstance(tensor, gs.Constant):
+                    constants[id(tensor)] = tensor
+                else:
                     tensor.dtype = TensorProto.FLOAT
                     if inner is graph.ir:
                         yield Change(tensor.name, "made an fp32 binding", "TensorRT has no fp64", warn=True)
             for node in inner.nodes:
                 for key, value in node.attrs.items():
-                    if (
-                        key in ("to", "dtype", "output_dtype", "softmax_precision", "stash_type")
-                        and value == TensorProto.DOUBLE
-                    ):
+                    if key in TYPE_ATTRIBUTES and value == TensorProto.DOUBLE:
                         node.attrs[key] = TensorProto.FLOAT
                         yield Change(node.name, "computes in fp32", "TensorRT has no fp64", warn=True)
                     elif isinstance(value, gs.Constant) and onnx_type(value) == TensorProto.DOUBLE:

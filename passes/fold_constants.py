@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import chain
 
@@ -12,7 +13,7 @@ from onnx import TensorProto
 
 from torch2trt_onnx.graph import Graph, producer, replace_uses, subgraphs
 from torch2trt_onnx.passes.base import Change, Pass
-from torch2trt_onnx.precision import ElementType
+from torch2trt_onnx.precision import FLOATS, ElementType
 from torch2trt_onnx.typecheck import onnx_type
 
 LIMIT = 1 << 20
@@ -54,22 +55,21 @@ class FoldConstants(Pass):
             yield from self._fold(graph, inner)
 
     def _fold(self, graph: Graph, inner: gs.Graph) -> Iterator[Change]:
-        known: dict[int, gs.Constant] = {}  # tensor -> its value, from static shapes
         chosen: list[gs.Node] = []
         outputs = {id(t) for t in inner.outputs}
         within: set[int] = set()  # tensors that chosen nodes make
         for node in inner.nodes:
-            value = _static_shape(node)
+            value = _static_shape(graph, node)
             if value is not None:
                 result = node.outputs[0]
                 if id(result) not in outputs and result.outputs:
-                    known[id(result)] = graph.constant(result.name, value, onnx_type(result) or TensorProto.INT64)
-                    replace_uses(result, known[id(result)])
+                    replace_uses(result, graph.constant(result.name, value, TensorProto.INT64))
                     yield Change(node.name, "folded", "the shape is static")
-            elif _is_foldable(node, within):
+            elif _is_foldable(node, within) and _is_safe(graph, node):
                 chosen.append(node)
                 within.update(id(t) for t in node.outputs)
-        inside = {id(node) for node in chosen}
+        # What makes a graph output stays, as outputs need a producer, and reads the values of what is before it.
+        inside = {id(node) for node in chosen if not any(id(t) in outputs for t in node.outputs)}
         frontier = [
             t
             for node in chosen
@@ -95,13 +95,25 @@ def _is_foldable(node: gs.Node, within: set[int]) -> bool:
         kind = onnx_type(tensor)
         if not tensor.name:
             continue
-        size = _nbytes(tensor)
-        if not kind or size > LIMIT or (size < 0 and node.op in GROWING):
+        size = _nbytes(tensor) if kind else -1
+        if not kind or tensor.type != "tensor_type" or size > LIMIT or (size < 0 and node.op in GROWING):
             return False
     kinds = {onnx_type(t) for t in (*node.inputs, *node.outputs) if t.name}
     if TensorProto.FLOAT16 in kinds and node.op not in EXACT:
         return False
     return kinds <= _RUNNABLE
+
+
+def _is_safe(graph: Graph, node: gs.Node) -> bool:
+    """Whether ONNX Runtime survives it: the smallest integer divided by -1 ends the process, and by 0 did in old versions."""
+    if node.op not in ("Div", "Mod") or onnx_type(node.outputs[0]) in (*FLOATS, TensorProto.DOUBLE):
+        return True
+    divisor = node.inputs[1]
+    if isinstance(divisor, gs.Constant):
+        values = graph.array(divisor)
+    else:
+        values = _evaluate(graph, _ancestors([divisor]), [divisor]).get(divisor.name, np.zeros(1))
+    return not np.isin(values, (0, -1)).any()
 
 
 _RUNNABLE = frozenset(
@@ -114,13 +126,10 @@ def _nbytes(tensor: gs.Tensor) -> int:
     """The size of a tensor in bytes; -1 where its shape is not known."""
     if tensor.shape is None or not all(isinstance(d, int) for d in tensor.shape):
         return -1
-    size = 8
-    for dim in tensor.shape:
-        size *= dim
-    return size
+    return int(math.prod(tensor.shape) * onnx.helper.tensor_dtype_to_np_dtype(onnx_type(tensor)).itemsize)
 
 
-def _static_shape(node: gs.Node) -> np.ndarray | None:
+def _static_shape(graph: Graph, node: gs.Node) -> np.ndarray | None:
     """The value of `Shape(x)`, or of `Gather(Shape(x), constant)`, where the dimensions that it reads are static."""
     if node.op == "Shape":
         dims = node.inputs[0].shape
@@ -134,11 +143,10 @@ def _static_shape(node: gs.Node) -> np.ndarray | None:
     if maker is None or maker.op != "Shape" or maker.inputs[0].shape is None:
         return None
     dims = list(maker.inputs[0].shape)[slice(maker.attrs.get("start", 0), maker.attrs.get("end"))]
-    held = node.inputs[1]._values
-    index = onnx.numpy_helper.to_array(held.tensor) if hasattr(held, "tensor") else np.asarray(held)
+    index = graph.array(node.inputs[1]).astype(np.int64)
     if any(not -len(dims) <= i < len(dims) or not isinstance(dims[i], int) for i in index.reshape(-1).tolist()):
         return None
-    return np.take(np.asarray([d if isinstance(d, int) else 0 for d in dims], np.int64), index)
+    return np.asarray(np.take([d if isinstance(d, int) else 0 for d in dims], index), np.int64)
 
 
 def _evaluate(graph: Graph, nodes: list[gs.Node], wanted: list[gs.Tensor]) -> dict[str, np.ndarray]:

@@ -10,8 +10,11 @@ import onnx_graphsurgeon as gs
 
 from torch2trt_onnx.graph import Graph, replace_uses
 from torch2trt_onnx.passes.base import Change, Pass
-from torch2trt_onnx.precision import FLOATS, label
+from torch2trt_onnx.precision import FLOATS, ElementType, label
 from torch2trt_onnx.typecheck import onnx_type
+
+TYPES = FLOATS | {ElementType.of(name).onnx for name in ("float64", "int64", "int32", "int16", "int8", "uint8", "bool")}
+"""Types that NumPy casts between as ONNX does. fp8 is not among them: ONNX saturates where NumPy makes NaNs."""
 
 
 class FoldWeightCasts(Pass):
@@ -23,6 +26,7 @@ class FoldWeightCasts(Pass):
 
     def apply(self, graph: Graph) -> Iterator[Change]:
         """Edit the graph."""
+        stored: dict[tuple[int, int], tuple[gs.Constant, str]] = {}  # (weight, type) -> the result, and what it lost
         for inner in graph.graphs():
             outputs = {id(t) for t in inner.outputs}
             for node in inner.nodes:
@@ -30,16 +34,24 @@ class FoldWeightCasts(Pass):
                     continue
                 source, result = node.inputs[0], node.outputs[0]
                 given, to = onnx_type(source), node.attrs["to"]
-                if id(result) in outputs or not result.outputs or onnx.TensorProto.STRING in (given, to):
+                # A Cast to the same type is for DropNoopCasts.
+                if id(result) in outputs or not result.outputs or not {given, to} <= TYPES or given == to:
                     continue
-                values = graph.array(source)
-                with np.errstate(over="ignore", invalid="ignore"):
-                    cast = values.astype(onnx.helper.tensor_dtype_to_np_dtype(to))
-                replace_uses(result, graph.constant(f"{source.name}_{label(to)}", cast, to))
-                lost = range_loss(values, cast) if to in FLOATS and given in (*FLOATS, onnx.TensorProto.DOUBLE) else ""
+                if (id(source), to) not in stored:
+                    stored[id(source), to] = self._store(graph, source, given, to)
+                constant, lost = stored[id(source), to]
+                replace_uses(result, constant)
                 # What becomes zero does so in PyTorch as well, and mostly is an epsilon; infinities end in NaNs.
                 why = lost or "the Cast of a weight"
                 yield Change(node.name, f"stored {source.name!r} as {label(to)}", why, warn="infinite" in lost)
+
+    @staticmethod
+    def _store(graph: Graph, source: gs.Constant, given: int, to: int) -> tuple[gs.Constant, str]:
+        values = graph.array(source)
+        with np.errstate(over="ignore", invalid="ignore"):
+            cast = values.astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+        lost = range_loss(values, cast) if to in FLOATS and given in (*FLOATS, onnx.TensorProto.DOUBLE) else ""
+        return graph.constant(f"{source.name}_{label(to)}", cast, to), lost
 
 
 def range_loss(before: np.ndarray, after: np.ndarray) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
-from torch2trt_onnx.graph import Graph, new_node, replace_uses
+from torch2trt_onnx.graph import Graph, bypass, new_node, replace_uses
 from torch2trt_onnx.passes.base import Change, Pass
 
 
@@ -30,13 +30,16 @@ class InlineIfs(Pass):
                 branch = node.attrs["then_branch" if taken else "else_branch"]
                 inner.nodes.extend(branch.nodes)
                 waiting.extend(branch.nodes)
-                for result, made in zip(list(node.outputs), branch.outputs, strict=True):
+                results = list(node.outputs)
+                node.outputs.clear()
+                named = []
+                for result, made in zip(results, branch.outputs, strict=True):
+                    replace_uses(result, made)
                     if id(result) in outputs:
-                        node.outputs.remove(result)
-                        inner.nodes.append(
-                            new_node("Identity", graph.fresh_name(f"{node.name}/Identity"), {}, [made], [result])
-                        )
-                    else:
-                        replace_uses(result, made)
+                        name = graph.fresh_name(f"{node.name}/Identity")
+                        named.append(new_node("Identity", name, {}, [made], [result]))
+                inner.nodes.extend(named)
+                for identity in named:
+                    bypass(inner, identity)  # it stays where nothing in this graph makes the value
                 branch.nodes = []
                 yield Change(node.name, "inlined", f"its condition is always {taken}")

@@ -43,8 +43,9 @@ class RepairNormalization(Pass):
                 for index, tensor in enumerate(node.inputs):
                     if tensor.name and onnx_type(tensor) in FLOATS - {TensorProto.FLOAT}:
                         set_input(node, index, graph.insert_cast(inner, tensor, TensorProto.FLOAT, node.name))
-                if given != TensorProto.FLOAT:
-                    self._cast_back(graph, inner, node, given)
+                for index, result in enumerate(list(node.outputs)):
+                    if onnx_type(result) in FLOATS - {TensorProto.FLOAT}:
+                        self._cast_back(graph, inner, node, index)
                 yield Change(
                     node.name,
                     "computes in fp32, with Casts around it",
@@ -52,9 +53,9 @@ class RepairNormalization(Pass):
                 )
 
     @staticmethod
-    def _cast_back(graph: Graph, inner: gs.Graph, node: gs.Node, to: int) -> None:
+    def _cast_back(graph: Graph, inner: gs.Graph, node: gs.Node, index: int) -> None:
         """Let the node make an fp32 tensor, and a Cast make what it made before, under the same name."""
-        result = node.outputs[0]
+        result = node.outputs[index]
         wide = gs.Variable(graph.fresh_name(f"{result.name}_fp32"), TensorProto.FLOAT, result.shape)
-        node.outputs = [wide, *list(node.outputs)[1:]]
-        graph.cast_into(inner, wide, result, to, node.name)
+        node.outputs[index] = wide
+        graph.cast_into(inner, wide, result, onnx_type(result), node.name)

@@ -25,6 +25,8 @@ from torch2trt_onnx.weights import WeightStore
 PREFIX = "torch2trt_onnx."
 """Prefix of our keys in `metadata_props` of models and nodes."""
 
+ODD_TYPES = ("optional_type", "map_type")
+
 
 class Graph:
     """A model under edit.
@@ -46,7 +48,15 @@ class Graph:
         with G_LOGGER.suppress():
             self.ir: gs.Graph = gs.import_onnx(model)
         _read_metadata(self.ir, model.graph)
+        # graphsurgeon reads optional and map types, and cannot write them.
+        values = (*model.graph.input, *model.graph.output)
+        self._odd_types = {v.name: v.type for v in values if v.type.WhichOneof("value") in ODD_TYPES}
+        for tensor in (t for graph in self.graphs() for t in _tensors(graph)):
+            if isinstance(tensor, gs.Variable) and tensor.type in ODD_TYPES:
+                tensor.dtype = None
         self._names: set[str] = set()
+        self._counts: dict[str, int] = {}
+        self._name_tensors()
         self._name_nodes()
 
     @property
@@ -67,10 +77,9 @@ class Graph:
     def fresh_name(self, hint: str) -> str:
         """A name that no node or tensor of the model has, made from `hint`."""
         name = hint
-        count = 2
         while name in self._names:
-            name = f"{hint}__{count}"
-            count += 1
+            self._counts[hint] = self._counts.get(hint, 1) + 1
+            name = f"{hint}__{self._counts[hint]}"
         self._names.add(name)
         return name
 
@@ -112,10 +121,15 @@ class Graph:
         model.ir_version = max(model.ir_version, 10)
         onnx.helper.set_model_props(model, self.metadata)
         _write_metadata(self.ir, model.graph)
+        for value in (*model.graph.input, *model.graph.output):
+            if value.name in self._odd_types:
+                value.type.CopyFrom(self._odd_types[value.name])
         return model
 
     def infer_types(self, *, strict: bool) -> None:
         """Recompute the type and shape of every tensor from the inputs, the initializers and the operators.
+
+        What operators of other domains make keeps the type that the model declares: nothing else knows it.
 
         Args:
             strict: fail on the first contradiction (`onnx.shape_inference`, strict and data-propagating).
@@ -123,9 +137,12 @@ class Graph:
         Raises:
             GraphError: `strict`, and the graph contradicts itself.
         """
-        declared = {id(t): (t.dtype, t.shape) for t in self.ir.outputs}
+        outputs = [t for t in self.ir.outputs if not isinstance(t, gs.Constant)]
+        declared = {id(t): (t.dtype, t.shape) for t in outputs}
         inputs = {id(t) for graph in self.graphs() for t in graph.inputs}
         for node in self.nodes():
+            if not typecheck.is_standard(node):
+                continue
             for tensor in node.outputs:
                 if id(tensor) not in inputs:
                     tensor.dtype = tensor.shape = None
@@ -140,10 +157,10 @@ class Graph:
                 fix="inspect the graph with torch2trt-onnx inspect",
             ) from error
         finally:
-            for tensor in self.ir.outputs:
+            for tensor in outputs:
                 tensor.dtype, tensor.shape = declared[id(tensor)]
         _apply_types(self.ir, inferred.graph)
-        for tensor in self.ir.outputs:
+        for tensor in outputs:
             dtype, shape = declared[id(tensor)]
             tensor.dtype = tensor.dtype or dtype
             if shape and tensor.shape and len(shape) == len(tensor.shape):
@@ -161,11 +178,25 @@ class Graph:
         """Sort each graph topologically, keeping the order where it is free, and drop nodes that nothing uses."""
         _tidy(self.ir)
 
+    def _name_tensors(self) -> None:
+        """Give each tensor of a body a name that no other tensor has, so that `InlineIfs` can move it anywhere.
+
+        A body that hands out a tensor from outside gets an Identity, as ONNX Runtime demands: what a body puts out is its own.
+        """
+        tensors = [(graph, tensor) for graph in self.graphs() for tensor in _tensors(graph) if tensor.name]
+        self._names = {tensor.name for _, tensor in tensors}
+        owners: dict[str, gs.Tensor] = {}
+        for graph, tensor in tensors:
+            owner = owners.setdefault(tensor.name, tensor)
+            if owner is tensor:
+                continue
+            if isinstance(tensor, gs.Variable) and not tensor.inputs and all(tensor is not t for t in graph.inputs):
+                graph.nodes.append(new_node("Identity", "", {}, [owner], [tensor]))
+            tensor.name = self.fresh_name(tensor.name)
+            owners[tensor.name] = tensor
+
     def _name_nodes(self) -> None:
         """Give each node a unique name: reports, rules and TensorRT know nodes by it."""
-        self._names = {t.name for graph in self.graphs() for t in (*graph.inputs, *graph.outputs)}
-        for node in self.nodes():
-            self._names.update(t.name for t in (*node.inputs, *node.outputs))
         seen: set[str] = set()
         for node in self.nodes():
             if not node.name or node.name in seen:
@@ -253,6 +284,15 @@ def captured(node: gs.Node) -> Iterator[gs.Tensor]:
             yield from captured(inner)
 
 
+def _tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:
+    """What a graph takes, puts out, and its nodes read and make; some more than once, and those from outside as well."""
+    yield from graph.inputs
+    yield from graph.outputs
+    for node in graph.nodes:
+        yield from node.inputs
+        yield from node.outputs
+
+
 def _tidy(graph: gs.Graph) -> None:
     nodes = list(graph.nodes)
     for node in nodes:
@@ -262,8 +302,8 @@ def _tidy(graph: gs.Graph) -> None:
     waits: list[set[int]] = []
     for node in nodes:
         makers = (producer(t) for t in (*node.inputs, *captured(node)))
-        waits.append({position[id(m)] for m in makers if m is not None and id(m) in position} - {position[id(node)]})
-    if any(before > index for index, wait in enumerate(waits) for before in wait):
+        waits.append({position[id(m)] for m in makers if m is not None and id(m) in position})
+    if any(before >= index for index, wait in enumerate(waits) for before in wait):
         nodes = _sorted(nodes, waits)
     needed = {id(t) for t in graph.outputs}
     live: list[gs.Node] = []
@@ -275,6 +315,7 @@ def _tidy(graph: gs.Graph) -> None:
         else:
             dead.append(node)
     gone = {id(node) for node in dead}
+    gone.update(id(node) for maker in dead for body in maker.subgraphs(recursive=True) for node in body.nodes)
     for tensor in {id(t): t for node in dead for t in (*node.inputs, *captured(node))}.values():
         list.__setitem__(tensor.outputs, slice(None), [n for n in tensor.outputs if id(n) not in gone])
     for node in dead:

@@ -25,6 +25,11 @@ def onnx_type(tensor: gs.Tensor) -> int:
     return tensor.dtype if isinstance(tensor.dtype, int) else int(dtype_to_onnx(tensor.dtype))
 
 
+def is_standard(node: gs.Node) -> bool:
+    """Whether a node's operator is one of ONNX's own."""
+    return (node.domain or "") in ("", "ai.onnx")
+
+
 @dataclass(frozen=True)
 class Problem:
     """One ill-typed node."""
@@ -65,10 +70,8 @@ class Schema:
 
 
 @functools.cache
-def schema(op: str, domain: str, opset: int) -> Schema | None:
-    """The schema of an operator at an opset, or None where ONNX does not know it."""
-    if domain not in ("", "ai.onnx"):
-        return None
+def schema(op: str, opset: int) -> Schema | None:
+    """The schema of an operator of ONNX's own at an opset, or None where ONNX does not know it."""
     try:
         found = onnx.defs.get_schema(op, max_inclusive_version=opset, domain="")
     except onnx.defs.SchemaError:
@@ -88,7 +91,7 @@ def problems(nodes: Iterable[gs.Node], opset: int) -> list[Problem]:
     """Every node whose tensors contradict the type constraints of its operator; tensors of unknown type are passed over."""
     found = []
     for node in nodes:
-        spec = schema(node.op, node.domain or "", opset)
+        spec = schema(node.op, opset) if is_standard(node) else None
         if spec is None:
             continue
         bound: dict[str, tuple[gs.Tensor, int]] = {}
@@ -108,14 +111,9 @@ def problems(nodes: Iterable[gs.Node], opset: int) -> list[Problem]:
                 break
             allowed = spec.allowed.get(variable)
             if allowed and kind not in allowed:
-                side = "takes" if is_input else "makes"
-                found.append(
-                    Problem(
-                        node.name,
-                        node.op,
-                        f"{tensor.name!r} is {label(kind)}, which opset {opset} {side} no such operand of",
-                    )
-                )
+                verb = "takes" if is_input else "makes"
+                text = f"{tensor.name!r} is {label(kind)}, which {node.op} {verb} not in opset {opset}"
+                found.append(Problem(node.name, node.op, text))
                 break
     return found
 

@@ -7,6 +7,7 @@ ONNX Runtime reads them.
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,13 +143,16 @@ class WeightStore:
             path.write_bytes(final.SerializeToString())
             return
         data_path = path.with_name(path.name + ".data")
+        written: dict[int, int] = {}  # offset here -> there: graphs and their bodies may share a tensor
         with data_path.open("wb") as target, self.path.open("rb") as source:
             for tensor in tensors:
                 _, offset, length = _reference(tensor)
-                target.write(b"\0" * (-target.tell() % ALIGNMENT))
-                _refer(tensor, data_path.name, target.tell(), length)
-                source.seek(offset)
-                _copy(source, target, length)
+                if offset not in written:
+                    target.write(b"\0" * (-target.tell() % ALIGNMENT))
+                    written[offset] = target.tell()
+                    source.seek(offset)
+                    _copy(source, target, length)
+                _refer(tensor, data_path.name, written[offset], length)
         path.write_bytes(final.SerializeToString())
 
     def inline(self, model: onnx.ModelProto) -> None:
@@ -168,11 +172,12 @@ class WeightStore:
         return sum(_reference(t)[2] for t in _tensors(model.graph) if t.data_location == TensorProto.EXTERNAL)
 
 
-_SUB_BYTE = frozenset(
-    getattr(TensorProto, name)
-    for name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2")
+_SUB_BYTE = {
+    getattr(TensorProto, name): bits
+    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
     if hasattr(TensorProto, name)
-)
+}
+"""ONNX types of less than a byte -> their bits."""
 
 
 def _copy(source: BinaryIO, target: BinaryIO, length: int) -> None:
@@ -214,14 +219,26 @@ def _external_bytes(tensor: TensorProto, base: Path | None, location: str, offse
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise SourceError("the weights of the model cannot be read", where=where, why=str(error)) from error
-    view = memoryview(mapped)[offset : offset + length if length else None]
-    if length and view.nbytes != length:
+    size = _nbytes(tensor)
+    if length not in (0, size):
+        raise SourceError(
+            "the model contradicts itself",
+            where=where,
+            why=f"it says {length} bytes, and its shape and type need {size}",
+        )
+    if offset + size > len(mapped):
         raise SourceError(
             "the file of the weights is too short",
             where=where,
-            why=f"{offset + length} bytes expected, {len(mapped)} found",
+            why=f"{offset + size} bytes expected, {len(mapped)} found",
         )
-    return view
+    return memoryview(mapped)[offset : offset + size]
+
+
+def _nbytes(tensor: TensorProto) -> int:
+    """The size of a tensor in `raw_data`, by its shape and type."""
+    bits = _SUB_BYTE.get(tensor.data_type) or 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(-(-math.prod(tensor.dims) * bits // 8))
 
 
 def _copy_field(target: object, name: str, value: object) -> None:
