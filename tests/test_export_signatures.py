@@ -522,3 +522,32 @@ def test_the_users_own_symbolic_survives_an_export(tmp_path):
     finally:
         torch.onnx.unregister_custom_op_symbolic("aten::rms_norm", 20)
     assert [n.op_type for n in onnx.load(path).graph.node] == ["Neg"]
+
+
+# The user's tensors ---------------------------------------------------------------------------------------------------
+
+
+class Difference(nn.Module):
+    def forward(self, x, y):
+        return x - 2 * y
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_one_tensor_given_twice_is_two_inputs(exporter):
+    conversion = agreeing(Difference(), [X, X], options=Options(exporter=exporter))
+    assert names(conversion)[0] == ["x", "y"]
+    found = value_of(conversion, x=X, y=X + 5)["output"]
+    assert torch.allclose(found, X - 2 * (X + 5))
+
+
+class InPlace(nn.Module):
+    def forward(self, x):
+        return x.mul_(2).add_(1)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_a_model_that_writes_into_its_input_leaves_the_users_tensor_alone(exporter):
+    x = X.clone()
+    conversion = agreeing(InPlace(), [x], options=Options(exporter=exporter))
+    assert torch.equal(x, X)
+    assert torch.equal(next(iter(value_of(conversion, x=X).values())), X * 2 + 1)

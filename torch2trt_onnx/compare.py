@@ -115,7 +115,7 @@ def compare(
             try:
                 expected = reference(
                     [
-                        t.to(device, ElementType.of(i.dtype).torch)
+                        t.to(device, ElementType.of(i.dtype).torch, copy=True)  # the model may write into it
                         for i, t in zip(reference_inputs, tensors, strict=True)
                     ]
                 )

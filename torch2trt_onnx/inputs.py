@@ -171,7 +171,7 @@ class Input:
             data = (
                 torch.randn(shape, generator=generator) if floats else torch.randint(0, 2, shape, generator=generator)
             )
-        data = data.to(device=device, dtype=kind)
+        data = data.to(device=device, dtype=kind, copy=True)  # a model may write into its input
         return data.contiguous(memory_format=getattr(torch, self.format))
 
     def __repr__(self) -> str:

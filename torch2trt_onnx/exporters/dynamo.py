@@ -15,7 +15,7 @@ import torch
 from onnx.inliner import inline_local_functions
 
 from torch2trt_onnx.errors import ExportError
-from torch2trt_onnx.exporters.torchscript import source_line
+from torch2trt_onnx.exporters.torchscript import name_outputs, source_line
 from torch2trt_onnx.graph import PREFIX
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def export(request: Request) -> onnx.ModelProto:
         with torch.no_grad(), _without_notices():
             _cast_before_softmax(program)
             result = torch.onnx.export(
-                program, dynamo=True, optimize=False, opset_version=request.opset, input_names=names, verbose=False,
-                output_names=request.adapter.output_names,
+                program, dynamo=True, optimize=False, opset_version=request.opset, input_names=names, verbose=False
             )  # fmt: skip
     except Exception as error:
         why = "\n       ".join([line for line in str(error).splitlines() if line.strip()][:6])
@@ -68,6 +67,7 @@ def export(request: Request) -> onnx.ModelProto:
         model = request.weights.adopt(model, path.parent)
     prefix = "m." if request.program is None else ""
     _strip_prefix(model.graph, prefix)
+    name_outputs(model.graph, request.adapter.output_names)
     _write_origins(model.graph, prefix)
     return model
 

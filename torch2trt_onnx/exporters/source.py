@@ -44,7 +44,7 @@ def load(model: object) -> Source:
         SourceError: the path does not exist, the file is not what it says, or the object is no model.
     """
     if isinstance(model, onnx.ModelProto):
-        return Source("the ModelProto", onnx_model=model)
+        return _onnx_source("the ModelProto", model, None)
     if isinstance(model, (str, os.PathLike)):
         return _load_file(Path(model))
     import torch
@@ -81,11 +81,15 @@ def _load_onnx(path: Path) -> Source:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's DecodeError, and what the operating system says
         raise SourceError("the file is not an ONNX model", where=str(path), why=str(error).strip()) from error
+    return _onnx_source(str(path), model, path.parent)
+
+
+def _onnx_source(name: str, model: onnx.ModelProto, folder: Path | None) -> Source:
     if not model.graph.node or not model.graph.output:
         raise SourceError(
-            "the ONNX model has no nodes or no outputs", where=str(path), fix="is it an ONNX file, and whole?"
+            "the ONNX model has no nodes or no outputs", where=name, fix="is it an ONNX model, and whole?"
         )
-    return Source(str(path), onnx_model=model, onnx_folder=path.parent)
+    return Source(name, onnx_model=model, onnx_folder=folder)
 
 
 def _load_torchscript(path: Path) -> Source:

@@ -54,7 +54,7 @@ def export(request: Request) -> onnx.ModelProto:
         # bf16 that shows up in the export only, in the body of a scripted function.
         model = _to_onnx(traced, request, OPSET_BF16)
     _attach_weights(model, traced, {str(i.name) for i in request.inputs}, request.weights)
-    _name_outputs(model.graph, adapter.output_names)
+    name_outputs(model.graph, adapter.output_names)
     modules = frozenset(name.removeprefix("m.") for name, _ in adapter.named_modules())
     _write_origins(model.graph, modules)
     return model
@@ -202,7 +202,7 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
                 _rename(attribute.g, names)
 
 
-def _name_outputs(graph: onnx.GraphProto, names: list[str]) -> None:
+def name_outputs(graph: onnx.GraphProto, names: list[str]) -> None:
     """Give each output the name of its place in the model's result.
 
     The exporter would rename an input that is returned, and give a value that is returned twice one name: those get an
