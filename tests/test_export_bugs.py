@@ -110,16 +110,34 @@ def test_attention_runs_in_the_type_of_its_query(dtype, named, mask):
     assert precisions(conversion, "Softmax", "MatMul") == [Precision.of(dtype).value] * 3
 
 
+def infinite(mask, dtype):
+    """The same mask as a tensor to add."""
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, float("-inf"))
+
+
 @HALVES
-def test_attention_gives_zero_for_a_row_that_is_masked_in_full(dtype):
+@pytest.mark.parametrize("additive", [False, True], ids=["bool mask", "float mask"])
+def test_attention_gives_zero_for_a_row_that_is_masked_in_full(dtype, additive):
     query = heads(dtype)
     mask = lower_triangle()
     mask[2] = False
+    mask = infinite(mask, dtype) if additive else mask
     assert torch.equal(Attention()(query, query, query, mask)[:, :, 2], torch.zeros(2, 4, 8, dtype=dtype))
     conversion = agreeing(Attention(), [query, query, query, mask])
-    if dtype == torch.float16:
+    if dtype == torch.float16:  # ONNX Runtime has no bf16
         [found] = value_of(conversion, query, query, query, mask)
         assert torch.equal(found[:, :, 2], torch.zeros(2, 4, 8, dtype=dtype))
+
+
+@HALVES
+def test_scripted_attention_runs_in_the_type_of_its_query(dtype):
+    class Scripted(nn.Module):
+        def forward(self, query, key, value):
+            return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+    query = heads(dtype)
+    conversion = agreeing(torch.jit.script(Scripted()), [query, query + 1, query * 2])
+    assert precisions(conversion, "Softmax", "MatMul") == [Precision.of(dtype).value] * 3
 
 
 @HALVES
@@ -365,6 +383,13 @@ def test_fp32_batch_norm_on_an_fp16_input_runs_in_fp32():
     nn.init.uniform_(model[1].running_var, 0.5, 2)
     conversion = agreeing(model, [torch.randn(2, 3, 8, 8).half()], backend="rtx")
     assert precisions(conversion, "Conv", "BatchNormalization") == ["fp16", "fp32"]
+
+
+@HALVES
+@pytest.mark.parametrize("make", [lambda: nn.GroupNorm(2, 8), lambda: nn.LayerNorm(6), lambda: nn.InstanceNorm1d(8)])
+def test_an_fp32_norm_on_a_half_precision_input_returns_the_type_of_its_input(dtype, make):
+    conversion = agreeing(make(), [torch.randn(2, 8, 6).to(dtype)])
+    assert conversion.report.comparison.outputs[0].dtype == str(dtype).removeprefix("torch.")
 
 
 @HALVES

@@ -51,12 +51,7 @@ def export(request: Request) -> onnx.ModelProto:
                 program, dynamo=True, optimize=False, opset_version=request.opset, input_names=names, verbose=False
             )  # fmt: skip
     except Exception as error:
-        why = "\n       ".join([line for line in str(error).splitlines() if line.strip()][:6])
-        raise ExportError(
-            "torch.export cannot export the model",
-            why=why,
-            fix="data-dependent branches and loops need exporter='torchscript' with those functions scripted",
-        ) from error
+        raise _explained(error) from error
     assert result is not None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -82,6 +77,19 @@ def _without_notices() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def _explained(error: BaseException) -> ExportError:
+    """The first cause of an error in its own words; the outer ones tell what to do in PyTorch's repository."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+    if "data-dependent" in lines[0]:
+        fix = "data-dependent branches and loops need exporter='torchscript', with those functions scripted"
+    else:
+        fix = "see the cause; exporter='torchscript' takes some models that this one does not"
+    return ExportError("torch.export cannot export the model", why="\n       ".join(lines[:4]), fix=fix)
 
 
 def _exported(request: Request) -> Any:

@@ -67,6 +67,13 @@ def _cast(g: Context, value: Value, to: int) -> Value:
     return value if _onnx_type(value) == to else g.op("Cast", value, to_i=to)
 
 
+def _retyped(g: Context, value: Value, to: torch.dtype) -> Value:
+    """A Cast whose result the exporter's own symbolics know the type and shape of."""
+    cast = g.op("Cast", value, to_i=ElementType.of(to).onnx)
+    cast.setType(value.type().with_dtype(to))
+    return cast
+
+
 def _number(g: Context, value: float, onnx_type: int) -> Value:
     return g.op("Constant", value_t=torch.tensor(value, dtype=_torch_type(onnx_type)))
 
@@ -95,22 +102,22 @@ def scaled_dot_product_attention(
     root = _root_of_scale(g, query, scale, kind)
     axes = [*range(rank - 2), rank - 1, rank - 2]
     scores = g.op("MatMul", g.op("Mul", query, root), g.op("Mul", g.op("Transpose", key, perm_i=axes), root))
-    bool_mask = None
     if is_causal is not None and helper._maybe_get_const(is_causal, "b"):
-        bool_mask = _causal(g, query, key)
-    elif attn_mask is not None and not helper._is_none(attn_mask):
-        if _onnx_type(attn_mask) == TensorProto.BOOL:
-            bool_mask = attn_mask
-        else:
-            scores = g.op("Add", scores, _cast(g, attn_mask, kind))
-    if bool_mask is None:
+        mask = _additive(g, _causal(g, query, key), kind)
+        return g.op("MatMul", g.op("Softmax", g.op("Add", scores, mask), axis_i=-1), value)
+    if attn_mask is None or helper._is_none(attn_mask):
         return g.op("MatMul", g.op("Softmax", scores, axis_i=-1), value)
-    zero = _number(g, 0.0, kind)
-    scores = g.op("Add", scores, g.op("Where", bool_mask, zero, _number(g, -math.inf, kind)))
-    attention = g.op("Softmax", scores, axis_i=-1)
-    # A row that is masked in full is 0 in PyTorch, and 0/0 in ONNX.
-    attention = g.op("Where", g.op("IsNaN", attention), zero, attention)
+    is_bool = _onnx_type(attn_mask) == TensorProto.BOOL
+    mask = _additive(g, attn_mask, kind) if is_bool else _cast(g, attn_mask, kind)
+    attention = g.op("Softmax", g.op("Add", scores, mask), axis_i=-1)
+    # A row that is masked in full is 0 in PyTorch, and 0/0 in ONNX. (A causal mask has no such row.)
+    attention = g.op("Where", g.op("IsNaN", attention), _number(g, 0.0, kind), attention)
     return g.op("MatMul", attention, value)
+
+
+def _additive(g: Context, mask: Value, kind: int) -> Value:
+    """0 where a bool mask is true, and minus infinity elsewhere."""
+    return g.op("Where", mask, _number(g, 0.0, kind), _number(g, -math.inf, kind))
 
 
 def _root_of_scale(g: Context, query: Value, scale: Value, kind: int) -> Value:
@@ -172,6 +179,17 @@ def rms_norm(g: Context, self: Value, normalized_shape: Value, weight: Value = N
     if weight is not None and not helper._is_none(weight):
         result = g.op("Mul", result, _cast(g, weight, wide))
     return result if kind == wide else g.op("Cast", result, to_i=kind)
+
+
+def group_norm(
+    g: Context, self: Value, num_groups: Value, weight: Value, bias: Value, eps: Value, cudnn_enabled: Value
+) -> Value:
+    """GroupNorm with fp32 parameters on a reduced input in fp32, rounded at the end; the exporter leaves the result in fp32."""
+    kind = _onnx_type(self)
+    mixed = kind in FLOATS - {TensorProto.FLOAT} and _onnx_type(weight) == TensorProto.FLOAT
+    x = _retyped(g, self, torch.float32) if mixed else self
+    result = symbolic_opset9.group_norm(g, x, num_groups, weight, bias, eps, cudnn_enabled)
+    return g.op("Cast", result, to_i=kind) if mixed else result
 
 
 def _softmax(op: str) -> Callable[..., Value]:
@@ -269,8 +287,7 @@ def _in_fp32_where_the_number_needs_it(plain: Callable[..., Value]) -> Callable[
         if number is None:
             return plain(g, self, other, *rest, **named)
         tensor, is_left = (self, True) if _onnx_type(self) == TensorProto.FLOAT16 else (other, False)
-        wide = g.op("Cast", tensor, to_i=TensorProto.FLOAT)
-        wide.setType(tensor.type().with_dtype(torch.float32))
+        wide = _retyped(g, tensor, torch.float32)
         constant = _number(g, number, TensorProto.FLOAT)
         pair = (wide, constant) if is_left else (constant, wide)
         return g.op("Cast", plain(g, *pair, *rest, **named), to_i=TensorProto.FLOAT16)
@@ -293,6 +310,7 @@ def _beyond_half(self: Value, other: Value) -> float | None:
 SYMBOLICS: dict[str, Callable[..., Value]] = {
     "aten::scaled_dot_product_attention": scaled_dot_product_attention,
     "aten::rms_norm": rms_norm,
+    "aten::group_norm": group_norm,
     "aten::softmax": _softmax("Softmax"),
     "aten::log_softmax": _softmax("LogSoftmax"),
     "aten::unflatten": unflatten,
