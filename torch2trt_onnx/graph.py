@@ -197,12 +197,16 @@ class Graph:
 
     def _name_nodes(self) -> None:
         """Give each node a unique name: reports, rules and TensorRT know nodes by it."""
-        seen: set[str] = set()
+        taken: set[str] = set()
+        others = []
         for node in self.nodes():
-            if not node.name or node.name in seen:
-                node.name = self.fresh_name(node.name or f"{node.op}_{node.outputs[0].name if node.outputs else ''}")
-            seen.add(node.name)
-        self._names |= seen
+            if node.name and node.name not in taken:
+                taken.add(node.name)
+            else:
+                others.append(node)
+        self._names |= taken
+        for node in others:
+            node.name = self.fresh_name(node.name or f"{node.op}_{node.outputs[0].name if node.outputs else ''}")
 
 
 def new_node(
