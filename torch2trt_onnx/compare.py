@@ -75,7 +75,7 @@ def compare(
     model: Path,
     graph: Graph,
     inputs: Sequence[Input],
-    reference: Runner | None,
+    reference: Runner,
     reference_inputs: Sequence[Input],
     device: torch.device | None,
     tolerance: float,
@@ -88,19 +88,67 @@ def compare(
         model: the final ONNX file.
         graph: the same graph.
         inputs: of the graph, with names and types.
-        reference: from tensors in the order of `reference_inputs` to arrays in the order of the graph's outputs; None: only see
-            whether the graph runs.
+        reference: from tensors in the order of `reference_inputs` to arrays in the order of the graph's outputs.
         reference_inputs: of the reference; may have inputs that the graph lost.
         device: where the reference lives.
         tolerance: see `OutputComparison.relative`.
         what: the reference in words.
     """
+    result = Comparison(True, what, tolerance)
+    try:
+        cases = _cases(inputs, reference, reference_inputs, device, result)
+    except _ReferenceError as error:
+        return Comparison(False, f"not made: the reference fails: {error}")
     try:
         runner = OnnxRunner(model, graph)
     except Exception as error:
         return Comparison(False, f"not made: ONNX Runtime cannot load the graph: {_line(error)}")
-    result = Comparison(True, what, tolerance)
+    for case in cases:
+        try:
+            found = runner({str(i.name): case.feeds[str(i.name)] for i in inputs})
+        except Exception as error:
+            if case.point == "opt":
+                return Comparison(False, f"not made: ONNX Runtime fails: {_line(error)}")
+            result.shapes.append(
+                f"the graph fails at {case.point} shape, so tracing baked a shape into it: {_line(error)}"
+            )
+            continue
+        outputs = _judge(graph, found, case.expected, tolerance)
+        if case.point == "opt":
+            result.outputs = outputs
+            continue
+        result.shapes += [
+            f"output {o.name!r} differs at {case.point} shape by {o.relative:.3g}, "
+            "so tracing may have baked a shape into the graph"
+            for o in outputs
+            if not o.ok
+        ]
+    return result
+
+
+@dataclass
+class _Case:
+    """One shape of the inputs: what goes in, and what the reference makes of it."""
+
+    point: str
+    feeds: dict[str, torch.Tensor]
+    expected: Sequence[Array]
+
+
+class _ReferenceError(Exception):
+    """The reference fails at opt shape."""
+
+
+def _cases(
+    inputs: Sequence[Input],
+    reference: Runner,
+    reference_inputs: Sequence[Input],
+    device: torch.device | None,
+    result: Comparison,
+) -> list[_Case]:
+    """Run the reference at opt, min and max shape, before the graph is loaded: two models' weights are never mapped at once."""
     bindings = {str(i.name): i.dtype for i in inputs}
+    cases = []
     for point in ("opt", "min", "max"):
         shapes = [getattr(i, f"{point}_shape") for i in reference_inputs]
         if point != "opt" and shapes == [i.opt_shape for i in reference_inputs]:
@@ -110,40 +158,17 @@ def compare(
             i.tensor(s, bindings.get(str(i.name)) or ElementType.of(i.dtype), None, n)
             for n, (i, s) in enumerate(zip(reference_inputs, shapes, strict=True))
         ]
-        expected: Sequence[Array] | None = None
-        if reference is not None:
-            try:
-                expected = reference(
-                    [
-                        t.to(device, ElementType.of(i.dtype).torch, copy=True)  # the model may write into it
-                        for i, t in zip(reference_inputs, tensors, strict=True)
-                    ]
-                )
-            except Exception as error:
-                if point == "opt":
-                    return Comparison(False, f"not made: the reference fails: {_line(error)}")
-                result.shapes.append(f"the model itself fails at {point} shape: {_line(error)}")
-                continue
-        feeds = {str(i.name): t for i, t in zip(reference_inputs, tensors, strict=True)}
+        own = [t.to(device, ElementType.of(i.dtype).torch) for i, t in zip(reference_inputs, tensors, strict=True)]
         try:
-            found = runner({str(i.name): feeds[str(i.name)] for i in inputs})
-        except Exception as error:
+            expected = reference(own)
+        except Exception as error:  # whatever the user's own code raises
             if point == "opt":
-                return Comparison(False, f"not made: ONNX Runtime fails: {_line(error)}")
-            result.shapes.append(f"the graph fails at {point} shape, so tracing baked a shape into it: {_line(error)}")
+                raise _ReferenceError(_line(error)) from error
+            result.shapes.append(f"the model itself fails at {point} shape: {_line(error)}")
             continue
-        outputs = _judge(graph, found, expected, tolerance)
-        if point == "opt":
-            result.outputs = outputs
-            if expected is None:
-                return Comparison(False, "not made: there is nothing to compare with")
-        else:
-            result.shapes += [
-                f"output {o.name!r} differs at {point} shape by {o.relative:.3g}, so tracing may have baked a shape into the graph"
-                for o in outputs
-                if not o.ok
-            ]
-    return result
+        feeds = {str(i.name): t for i, t in zip(reference_inputs, tensors, strict=True)}
+        cases.append(_Case(point, feeds, expected))
+    return cases
 
 
 class OnnxRunner:
@@ -166,6 +191,8 @@ class OnnxRunner:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False
+        # By default all Transposes of weights run first, and their results lie in memory together.
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         options.log_severity_level = 4
         self.session: Any = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
@@ -197,11 +224,10 @@ def torch_runner(eager: Callable[..., Sequence[torch.Tensor]]) -> Runner:
 
 
 def onnx_runner(model: Path, graph: Graph, names: Sequence[str]) -> Runner:
-    """A reference from an ONNX file, of tensors in the order of `names`."""
-    runner = OnnxRunner(model, graph)
+    """A reference from an ONNX file, of tensors in the order of `names`; loaded anew for each call, and let go after it."""
 
     def call(tensors: Sequence[torch.Tensor]) -> Sequence[Array]:
-        return runner(dict(zip(names, tensors, strict=True)))
+        return OnnxRunner(model, graph)(dict(zip(names, tensors, strict=True)))
 
     return call
 
@@ -220,11 +246,7 @@ def _emulated(model: Path, weights: WeightStore) -> Path:
     return path
 
 
-def _judge(
-    graph: Graph, found: Sequence[Array], expected: Sequence[Array] | None, tolerance: float
-) -> list[OutputComparison]:
-    if expected is None:
-        return []
+def _judge(graph: Graph, found: Sequence[Array], expected: Sequence[Array], tolerance: float) -> list[OutputComparison]:
     results = []
     for tensor, a, b in zip(graph.ir.outputs, found, expected, strict=True):
         kind = ElementType.of(onnx_type(tensor)).name

@@ -60,7 +60,7 @@ class WeightStore:
             file.write(b"\0" * (-file.tell() % ALIGNMENT))
             offset = file.tell()
             file.write(data)
-        _refer(tensor, FILE_NAME, offset, size)
+        refer(tensor, FILE_NAME, offset, size)
         return tensor
 
     def put_array(self, name: str, array: npt.NDArray[np.generic], onnx_type: int) -> TensorProto:
@@ -152,7 +152,7 @@ class WeightStore:
                     written[offset] = target.tell()
                     source.seek(offset)
                     _copy(source, target, length)
-                _refer(tensor, data_path.name, written[offset], length)
+                refer(tensor, data_path.name, written[offset], length)
         path.write_bytes(final.SerializeToString())
 
     def inline(self, model: onnx.ModelProto) -> None:
@@ -189,7 +189,8 @@ def _copy(source: BinaryIO, target: BinaryIO, length: int) -> None:
         length -= len(chunk)
 
 
-def _refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+def refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    """Let a tensor be a reference to bytes of a file beside the model."""
     tensor.data_location = TensorProto.EXTERNAL
     tensor.ClearField("external_data")
     for key, value in (("location", location), ("offset", offset), ("length", length)):

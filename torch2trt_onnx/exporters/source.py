@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from torch2trt_onnx import wire
 from torch2trt_onnx.errors import SourceError
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def _load_file(path: Path) -> Source:
 
 def _load_onnx(path: Path) -> Source:
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = wire.read(path)
     except Exception as error:  # protobuf's DecodeError, and what the operating system says
         raise SourceError("the file is not an ONNX model", where=str(path), why=str(error).strip()) from error
     return _onnx_source(str(path), model, path.parent)
@@ -110,7 +112,9 @@ def _load_torchscript(path: Path) -> Source:
             fix="load it yourself (weights with torch.load(..., weights_only=True)) and pass the module",
         )
     try:
-        return Source(str(path), module=torch.jit.load(str(path), map_location="cpu"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as such
+            return Source(str(path), module=torch.jit.load(str(path), map_location="cpu"))
     except Exception as error:
         raise SourceError("the TorchScript file cannot be read", where=str(path), why=_first_line(error)) from error
 

@@ -1,0 +1,122 @@
+"""The lines that the modules keep: who imports whom, what an import costs, what a wheel holds."""
+
+import ast
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "torch2trt_onnx"
+# Each may import what stands below it; modules of one row do not import each other, but for packages their own files.
+ORDER = [
+    ["cli"],
+    ["tables"],
+    ["conversion"],
+    ["inspection"],
+    ["report"],
+    ["compare"],
+    ["pipeline"],
+    ["plan"],
+    ["exporters"],
+    ["passes"],
+    ["backends"],
+    ["graph", "wire"],
+    ["typecheck", "weights", "options", "files"],
+    ["inputs"],
+    ["precision"],
+    ["errors"],
+]
+LEVEL = {name: level for level, row in enumerate(ORDER) for name in row}
+FILES = [
+    *PACKAGE.glob("*.py"),
+    *PACKAGE.glob("exporters/*.py"),
+    *PACKAGE.glob("backends/*.py"),
+    *ROOT.glob("passes/*.py"),
+]
+
+
+def home(path):
+    return path.parent.name if path.parent.name in ("exporters", "backends", "passes") else path.stem
+
+
+def imported(path):
+    """`(module path, line)` of each import of a file, those for type checkers only left out."""
+    tree = ast.parse(path.read_text())
+    hidden = {
+        id(n)
+        for i in ast.walk(tree)
+        if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.unparse(i.test)
+        for n in ast.walk(i)
+    }
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "torch2trt_onnx":
+                yield from ((f"torch2trt_onnx.{alias.name}", node.lineno) for alias in node.names)
+            else:
+                yield node.module, node.lineno
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    "path", [f for f in FILES if f.stem != "__init__" or f.parent != PACKAGE], ids=lambda p: f"{p.parent.name}/{p.name}"
+)
+def test_a_module_imports_only_what_stands_below_it(path):
+    own = home(path)
+    assert own in LEVEL, "give the new module a place in ORDER"
+    for module, line in imported(path):
+        parts = module.split(".")
+        if parts[0] == "torch2trt_onnx" and len(parts) > 1 and parts[1] != own:
+            assert LEVEL[parts[1]] > LEVEL[own], f"line {line} imports {module}"
+
+
+def test_only_the_worker_imports_tensorrt():
+    found = {
+        path.name
+        for path in FILES
+        for module, _ in imported(path)
+        if module.split(".")[0] in ("tensorrt", "tensorrt_rtx")
+    }
+    assert found == {"rtx_worker.py"}
+
+
+def test_importing_the_package_loads_no_other_library():
+    code = "import sys, torch2trt_onnx; print([m for m in ('torch', 'onnx', 'onnxruntime', 'numpy', 'rich') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+    )
+
+
+def test_the_public_names_are_all_there():
+    import torch2trt_onnx
+
+    assert all(getattr(torch2trt_onnx, name) is not None for name in torch2trt_onnx.__all__)
+    from torch2trt_onnx.conversion import convert
+
+    assert torch2trt_onnx.convert is convert
+
+
+def test_a_wheel_has_the_passes_inside_the_package_and_none_beside_it(tmp_path):
+    source = tmp_path / "source"  # a copy: setuptools leaves its build folder, and reuses what lies there
+    for name in ("torch2trt_onnx", "passes"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    expected = {f"torch2trt_onnx/passes/{p.name}" for p in ROOT.glob("passes/*.py")}
+    assert expected <= set(names)
+    assert {n.split("/")[0] for n in names if not n.split("/")[0].endswith(".dist-info")} == {"torch2trt_onnx"}
+    assert "torch2trt_onnx/py.typed" in names

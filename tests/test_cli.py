@@ -1,0 +1,119 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from torch2trt_onnx.cli import main
+
+
+def run(*words):
+    """The command in this process; an exception that is not an exit fails the test."""
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+SHAPES = "image:1x3x8x8..2x3x8x8..4x3x16x16"
+
+
+def test_convert_writes_three_files_and_prints_a_row_for_each_float_node(script_file, tmp_path):
+    done = run("convert", script_file, "-i", SHAPES, "-p", "fp32,fp16", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"model.onnx", "model.engine", "report.json"}
+    rows = [line.split() for line in done.stdout.splitlines()]
+    convolutions = [row[2:4] for row in rows if len(row) > 3 and row[1] == "Conv"]
+    assert convolutions == [["fp32", "fp32"], ["fp16", "fp16"]]  # planned, network
+
+
+def test_progress_is_plain_lines_on_standard_error(script_file, tmp_path):
+    done = run("convert", script_file, "-i", SHAPES, "--backend", "none", "-o", tmp_path / "out")
+    assert done.stderr.split() == ["load", "export", "passes", "write", "compare"]
+
+
+def test_convert_prints_the_report_as_json(script_file, tmp_path):
+    done = run("convert", script_file, "-i", SHAPES, "--backend", "none", "--json", "-o", tmp_path / "out")
+    assert json.loads(done.stdout) == json.loads((tmp_path / "out" / "report.json").read_text())
+
+
+def test_inspect_reads_a_folder_and_a_file_alike(script_file, tmp_path):
+    run("convert", script_file, "-i", SHAPES, "--backend", "none", "-o", tmp_path / "out")
+    folder = json.loads(run("inspect", tmp_path / "out", "--json").stdout)
+    file = json.loads(run("inspect", tmp_path / "out" / "model.onnx", "--json").stdout)
+    assert folder["nodes"] == file["nodes"]
+    assert folder["bindings"] == file["bindings"]
+    text = run("inspect", tmp_path / "out").stdout
+    assert "Cast from fp32 to fp16" in text
+    assert "second.weight" in text
+    assert "?x3x?x?" in text
+
+
+def test_inspect_annotates_the_file_of_another_tool(tmp_path):
+    torch.onnx.export(
+        torch.nn.Linear(4, 4).half(), (torch.ones(1, 4).half(),), str(tmp_path / "other.onnx"), dynamo=False
+    )
+    nodes = json.loads(run("inspect", tmp_path / "other.onnx", "--json").stdout)["nodes"]
+    assert [(n["precision"], n["origin"]) for n in nodes] == [("fp16", "weights")]
+
+
+def test_doctor_tells_whether_an_engine_can_be_built():
+    assert run("doctor").exit_code == 0
+    assert json.loads(run("doctor", "--json").stdout)["TensorRT-RTX"].startswith("builds")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    {
+        "a missing file": (["convert", "no.pt", "-o", "out"], 1, "there is no such file"),
+        "a text file": (["convert", "text.pt", "-o", "out"], 1, "neither TorchScript nor ONNX"),
+        "a wrong rank": (["convert", "net.pt", "-i", "image:3x8x8", "-o", "out"], 1, "does not run on these inputs"),
+        "a missing input": (["convert", "net.pt", "-o", "out"], 1, "inputs"),
+        "a wrong precision": (["convert", "net.pt", "-i", SHAPES, "-p", "fp32", "-o", "out"], 1, "second.weight"),
+        "a folder in the way": (
+            ["convert", "net.pt", "-i", SHAPES, "--backend", "none", "-o", "text.pt/x"],
+            1,
+            "could not be written",
+        ),
+        "a shape that is none": (["convert", "net.pt", "-i", "image:1xtwo", "-o", "out"], 2, "is not NAME:SHAPE"),
+        "an unknown option": (["convert", "net.pt", "--fast", "-o", "out"], 2, "--fast"),
+        "no output": (["convert", "net.pt"], 2, "--output"),
+        "inspecting a text file": (["inspect", "text.pt"], 1, "neither"),
+        "inspecting an empty folder": (["inspect", "empty"], 1, "no report"),
+    }.values(),
+    ids=lambda value: None,
+)
+def test_bad_input_is_one_error_without_a_traceback_and_leaves_nothing_behind(
+    words, code, text, script_file, monkeypatch
+):
+    folder = script_file.parent
+    monkeypatch.chdir(folder)
+    (folder / "text.pt").write_text("not a model")
+    (folder / "empty").mkdir()
+    before = sorted(folder.rglob("*"))
+    done = run(*words)
+    assert done.exit_code == code
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_numbers_beyond_the_tolerance_are_exit_code_4_and_the_files_are_written(script_file, tmp_path):
+    done = run(
+        "convert", script_file, "-i", SHAPES, "--backend", "none", "--tolerance", "1e-12", "-o", tmp_path / "out"
+    )
+    assert done.exit_code == 4
+    assert "differs from the reference" in done.stdout
+    assert (tmp_path / "out" / "model.onnx").is_file()
+
+
+def test_the_installed_command_answers():
+    done = subprocess.run(
+        [sys.executable, "-m", "torch2trt_onnx.cli", "--help"], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert "convert" in done.stdout
+    assert "Exit codes" in done.stdout

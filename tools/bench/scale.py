@@ -1,0 +1,85 @@
+"""How our own share of the time grows with the number of nodes: all but PyTorch's export and TensorRT's build.
+
+    .venv/bin/python tools/bench/scale.py [--sizes 1000 2000 ...]
+
+Converts synthetic ONNX graphs with `backend="none"`, the comparison included, and prints the seconds of each step and the exponent k of
+time ~ nodes^k: the slope of a least-squares line through log(seconds) over log(nodes), of the best of three runs each, above a
+constant that a graph of 8 nodes costs. Ratios within one run; the machine is noisy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import warnings
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from scipy.stats import linregress
+
+from torch2trt_onnx import ConversionWarning, convert
+
+WIDTH = 16
+SIZES = [1000, 2000, 4000, 8000, 16000, 32000, 64000]
+
+
+def model_of(nodes: int) -> onnx.ModelProto:
+    """A chain of blocks of 8 nodes: an fp16 layer between fp32 ones, a no-op Cast, a shared scalar, a residual."""
+    random = np.random.default_rng(0)
+    made, weights = [], [numpy_helper.from_array(np.array(0.5, np.float32), "half")]
+    x = "x"
+    for i in range(nodes // 8):
+        weights.append(numpy_helper.from_array(random.normal(0, 0.1, (WIDTH, WIDTH)).astype(np.float16), f"w{i}"))
+        weights.append(numpy_helper.from_array(random.normal(0, 0.1, WIDTH).astype(np.float16), f"b{i}"))
+        made += [
+            helper.make_node("Cast", [x], [f"a{i}"], to=TensorProto.FLOAT16),
+            helper.make_node("MatMul", [f"a{i}", f"w{i}"], [f"c{i}"]),
+            helper.make_node("Add", [f"c{i}", f"b{i}"], [f"d{i}"]),
+            helper.make_node("Cast", [f"d{i}"], [f"e{i}"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", [f"e{i}"], [f"f{i}"], to=TensorProto.FLOAT),
+            helper.make_node("Tanh", [f"f{i}"], [f"g{i}"]),
+            helper.make_node("Mul", [f"g{i}", "half"], [f"h{i}"]),
+            helper.make_node("Add", [f"h{i}", x], [f"x{i}"]),
+        ]
+        x = f"x{i}"
+    shape = [4, WIDTH]
+    graph = helper.make_graph(
+        made,
+        "scale",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, shape)],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def seconds_of(model: onnx.ModelProto) -> dict[str, float]:
+    """The seconds of each step of one conversion."""
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)
+        return convert(model, None, backend="none").report.seconds
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--runs", type=int, default=3)
+    given = parser.parse_args()
+    constant = min(sum(seconds_of(model_of(8)).values()) for _ in range(5))
+    print(f"{'nodes':>8} {'seconds':>8} {'us/node':>8}  steps")
+    totals = []
+    for size in given.sizes:
+        model = model_of(size)
+        best = min((seconds_of(model) for _ in range(given.runs)), key=lambda steps: sum(steps.values()))
+        totals.append(sum(best.values()) - constant)
+        steps = ", ".join(f"{name} {value:.2f}" for name, value in best.items())
+        print(f"{size:>8} {totals[-1]:>8.2f} {totals[-1] / size * 1e6:>8.0f}  {steps}", flush=True)
+    fit = linregress(np.log(given.sizes), np.log(totals))
+    print(f"exponent {fit.slope:.2f} (at most 1.1 is the aim)")
+
+
+if __name__ == "__main__":
+    main()
