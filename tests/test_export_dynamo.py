@@ -1,6 +1,7 @@
 """The torch.export route: what it takes, what it refuses, and what its graphs know of their origin."""
 
 import sys
+import warnings
 
 import pytest
 import torch
@@ -138,7 +139,7 @@ def test_a_branch_on_data_is_refused_with_what_to_do():
 
     with pytest.raises(ExportError) as caught:
         convert(Branch(), [X], backend="none", options=DYNAMO)
-    assert "exporter='torchscript'" in caught.value.fix
+    assert "those functions scripted" in caught.value.fix
 
 
 def test_a_missing_onnxscript_is_told(monkeypatch):
@@ -198,3 +199,25 @@ def test_a_static_exported_program_is_not_stretched():
     with pytest.warns(ConversionWarning):
         conversion = convert(program, [ranged], backend="none")
     assert not conversion.report.comparison.ok
+
+
+@pytest.mark.parametrize("make", [Tree, lambda: torch.export.export(Tree(), (X,))], ids=["module", "program"])
+def test_pytorchs_own_notices_do_not_reach_the_user(capfd, make):
+    model = make()
+    capfd.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agreeing(model, [X])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_operator_that_onnx_does_not_have_is_named():
+    class Clipped(nn.Module):
+        def forward(self, x):
+            return torch.fake_quantize_per_tensor_affine(x, 0.02, 0, -127, 127)
+
+    with pytest.raises(ExportError) as caught:
+        convert(Clipped(), [X], backend="none", options=DYNAMO)
+    assert "(-127, 127)" in caught.value.why
+    assert "exporter='torchscript'" in caught.value.fix
+    assert "\x1b" not in str(caught.value)

@@ -245,3 +245,18 @@ def test_missing_weights_beside_an_onnx_file_are_an_error_of_ours(net, tmp_path)
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ConversionError, match=r"weights\.bin"):
         convert(path, backend="none")
+
+
+# What the user hears --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "form", ["module", "loaded script", "frozen trace", "path of a script, as a string", "ModelProto"]
+)
+def test_pytorchs_own_notices_do_not_reach_the_user(net, tmp_path, capfd, form):
+    model = FORMS[form](net, tmp_path)
+    capfd.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        convert(model, [X], backend="none")
+    assert capfd.readouterr() == ("", "")

@@ -1,7 +1,7 @@
 """Numbers: the model in PyTorch against the final ONNX graph in ONNX Runtime, on the CPU.
 
-ONNX Runtime's CPU kernels compute fp16 in fp32 and round at each node, and so do we for bf16 (`EmulateBFloat16`), so this shows that
-the graph says what the model says, and not what a GPU's fp16 arithmetic makes of it.
+Reduced precisions are computed in fp32 and rounded at each node (`EmulateReduced`), as PyTorch's CPU kernels do, so this shows
+that the graph says what the model says, and not what a GPU's fp16 arithmetic makes of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import onnx
 
 from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.inputs import Input, Shape
-from torch2trt_onnx.passes import EmulateBFloat16
+from torch2trt_onnx.passes import EmulateReduced
 from torch2trt_onnx.pipeline import run
 from torch2trt_onnx.precision import ElementType, Precision
 from torch2trt_onnx.typecheck import onnx_type
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.generic]
 Runner = Callable[[Sequence["torch.Tensor"]], Sequence[Array]]
+
+REDUCED = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 TOLERANCES = {Precision.FP32: 1e-4, Precision.FP16: 6e-3, Precision.BF16: 4e-2}
 """The largest |a - b| / (1 + |b|) of a right conversion, as measured on 61 modules and 8 pretrained models.
@@ -158,7 +160,10 @@ def _cases(
             i.tensor(s, bindings.get(str(i.name)) or ElementType.of(i.dtype), None, n)
             for n, (i, s) in enumerate(zip(reference_inputs, shapes, strict=True))
         ]
-        own = [t.to(device, ElementType.of(i.dtype).torch) for i, t in zip(reference_inputs, tensors, strict=True)]
+        own = [  # copies, because a model may write into its input
+            t.to(device, ElementType.of(i.dtype).torch, copy=True)
+            for i, t in zip(reference_inputs, tensors, strict=True)
+        ]
         try:
             expected = reference(own)
         except Exception as error:  # whatever the user's own code raises
@@ -176,7 +181,7 @@ class OnnxRunner:
 
     Args:
         model: an ONNX file.
-        graph: the same, to find out whether it has bf16; then a copy is made that emulates it.
+        graph: the same, to find out whether it has fp16 or bf16; then a copy is made that emulates them.
     """
 
     def __init__(self, model: Path, graph: Graph) -> None:
@@ -238,9 +243,9 @@ def tolerance_of(precisions: Sequence[str]) -> float:
 
 
 def _emulated(model: Path, weights: WeightStore) -> Path:
-    """A copy of a saved model with fp32 in the place of bf16; see `EmulateBFloat16`."""
+    """A copy of a saved model that computes in fp32; see `EmulateReduced`."""
     graph = Graph(weights.adopt(onnx.load(model, load_external_data=False), model.parent), weights)
-    run(graph, [EmulateBFloat16()])
+    run(graph, [EmulateReduced()])
     path = model.with_name("emulated.onnx")
     weights.save(graph.to_proto(), path, inline_below=1 << 20)
     return path
