@@ -5,7 +5,7 @@ from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.passes.bind_inputs import BindInputs
 from torch2trt_onnx.passes.demote_double import DemoteDouble
 from torch2trt_onnx.passes.drop_noop_casts import DropNoopCasts
-from torch2trt_onnx.passes.emulate_bfloat16 import EmulateBFloat16
+from torch2trt_onnx.passes.emulate_reduced import EmulateReduced
 from torch2trt_onnx.passes.fold_constants import FoldConstants
 from torch2trt_onnx.passes.fold_weight_casts import FoldWeightCasts
 from torch2trt_onnx.passes.guard_recurrent_casts import GuardRecurrentCasts
@@ -21,7 +21,7 @@ __all__ = [
     "Change",
     "DemoteDouble",
     "DropNoopCasts",
-    "EmulateBFloat16",
+    "EmulateReduced",
     "FoldConstants",
     "FoldWeightCasts",
     "GuardRecurrentCasts",

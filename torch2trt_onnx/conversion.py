@@ -88,8 +88,7 @@ def convert(
             notes = check_request(graph, asked, strict)
             plan = PrecisionPlan.read(graph)
         with clock("write"):
-            path = folder / "model.onnx"
-            weights.save(graph.to_proto(), path, inline_below=0)
+            path = graph.write(folder / "model.onnx")
         with clock("compare"):
             comparison = _compared(given, exported, graph, path, plan, options, folder) if options.compare else None
         built = None
@@ -99,7 +98,7 @@ def convert(
                 built = engine_maker.build(path, exported.inputs, names, options, folder, progress)
         report = _report(given.name, exported, graph, records, plan, comparison, built, notes, strict)
         report.seconds = clock.seconds
-        report.sizes = {"weights": weights.nbytes(onnx.load(path, load_external_data=False))}
+        report.sizes = {"weights": weights.nbytes(graph.to_proto())}
         if built is not None:
             report.sizes["engine"] = built.engine.stat().st_size
         conversion = Conversion(report, path, built.engine if built is not None else None)
@@ -141,7 +140,7 @@ class Conversion:
         with _disk_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
             with replace_atomically(directory) as fresh:
-                store = WeightStore.opened(self._onnx_path)
+                store = WeightStore.opened(self._onnx_path.parent)
                 model = onnx.load(self._onnx_path, load_external_data=False)
                 store.save(model, fresh / "model.onnx", inline_below=INLINE_LIMIT)
                 if self._engine_path is not None:
@@ -183,13 +182,11 @@ def _compared(
 
 def _source_runner(exported: Exported, graph: Graph, folder: Path) -> compare.Runner:
     """The model as it was given, in ONNX Runtime. That does not load ill-typed graphs, which we repair: then nothing is compared."""
-    path = folder / "given.onnx"
-    graph.weights.save(exported.model, path, inline_below=0)
     before = Graph(exported.model, graph.weights)
     before.infer_types(strict=False)
     if exported.bindings:
         pipeline.run(before, [passes.BindInputs(exported.bindings)])
-        graph.weights.save(before.to_proto(), path, inline_below=0)
+    path = before.write(folder / "given.onnx")
     return compare.onnx_runner(path, before, [str(i.name) for i in exported.inputs])
 
 
@@ -223,7 +220,8 @@ def _report(
         if not comparison.made:
             told.append(f"the numbers were not compared: {comparison.reference.removeprefix('not made: ')}")
         told += [
-            f"output {o.name!r} differs from the reference by {o.relative:.3g} (tolerance {comparison.tolerance:g})"
+            f"output {o.name!r} differs from the reference: {o.dtype} for {o.reference_dtype}, by {o.relative:.3g} "
+            f"(tolerance {comparison.tolerance:g})"
             for o in comparison.outputs
             if not o.ok
         ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Container, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,11 @@ class Graph:
             if value.name in self._odd_types:
                 value.type.CopyFrom(self._odd_types[value.name])
         return model
+
+    def write(self, path: Path) -> Path:
+        """Write the graph to the folder of its weights, which it refers to and which are not copied; returns `path`."""
+        path.write_bytes(self.to_proto().SerializeToString())
+        return path
 
     def infer_types(self, *, strict: bool) -> None:
         """Recompute the type and shape of every tensor from the inputs, the initializers and the operators.

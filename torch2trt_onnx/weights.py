@@ -40,10 +40,10 @@ class WeightStore:
         self.path.touch()
 
     @classmethod
-    def opened(cls, model: Path) -> WeightStore:
-        """The store of a model that `save` wrote with its data beside it; for reading."""
+    def opened(cls, directory: Path) -> WeightStore:
+        """The store that lies in a directory already; for reading."""
         store = cls.__new__(cls)
-        store.directory, store.path = model.parent, model.with_name(model.name + ".data")
+        store.directory, store.path = directory, directory / FILE_NAME
         return store
 
     def put(self, name: str, onnx_type: int, dims: tuple[int, ...], data: memoryview | bytes) -> TensorProto:
