@@ -17,7 +17,6 @@ import numpy.typing as npt
 from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.inputs import Input, Shape
 from torch2trt_onnx.passes.emulate_reduced import EmulateReduced, computes_reduced
-from torch2trt_onnx.pipeline import run
 from torch2trt_onnx.precision import ElementType, Precision
 from torch2trt_onnx.typecheck import onnx_type
 
@@ -251,8 +250,10 @@ def tolerance_of(precisions: Sequence[str]) -> float:
 
 def _emulated(model: Path, given: Graph) -> Path:
     """A copy of a model that computes in fp32, beside it; see `EmulateReduced`."""
-    graph = Graph(given.to_proto(), given.weights)
-    run(graph, [EmulateReduced()])
+    graph = Graph(given.to_proto(), given.weights)  # with the types that the given one knows
+    for _ in EmulateReduced().apply(graph):
+        pass
+    graph.tidy()
     return graph.write(model.with_name(f"emulated-{model.name}"))
 
 

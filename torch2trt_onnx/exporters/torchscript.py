@@ -55,6 +55,7 @@ def export(request: Request) -> onnx.ModelProto:
         model = _to_onnx(traced, request, OPSET_BF16)
     _attach_weights(model, traced, {str(i.name) for i in request.inputs}, request.weights)
     name_outputs(model.graph, adapter.output_names)
+    _drop_adapter_scope(model.graph)
     modules = frozenset(name.removeprefix("m.") for name, _ in adapter.named_modules())
     _write_origins(model.graph, modules)
     return model
@@ -142,18 +143,8 @@ def _has_bf16(model: onnx.ModelProto) -> bool:
         onnx.TensorProto.COMPLEX128,
     )  # the second is what the exporter writes for the first
 
-    def search(graph: onnx.GraphProto) -> bool:
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.name == "to" and attribute.i in wanted:
-                    return True
-                if attribute.HasField("t") and attribute.t.data_type in wanted:
-                    return True
-                if attribute.HasField("g") and search(attribute.g):
-                    return True
-        return False
-
-    return search(model.graph)
+    attributes = (a for graph in _graphs(model.graph) for node in graph.node for a in node.attribute)
+    return any((a.name == "to" and a.i in wanted) or a.t.data_type in wanted for a in attributes)
 
 
 def _attach_weights(
@@ -192,8 +183,30 @@ def _stored(name: str, tensor: torch.Tensor, weights: WeightStore) -> onnx.Tenso
     return weights.put(name, kind.onnx, tuple(tensor.shape), data.data)
 
 
-def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+def _drop_adapter_scope(graph: onnx.GraphProto) -> None:
+    """Let nodes and tensors have the names that they have without the adapter: `/fc/MatMul`, not `/m/fc/MatMul`."""
+    inside = list(_graphs(graph))
+    names = {node.name for g in inside for node in g.node}
+    names |= {name for g in inside for node in g.node for name in (*node.input, *node.output)}
+    shorter = {name: name.removeprefix("/m") for name in names if name.startswith("/m/")}
+    _rename(graph, {old: new for old, new in shorter.items() if new not in names})
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
     for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Rename nodes and tensors in a graph and the bodies in it."""
+    for declared in (graph.input, graph.output, graph.initializer, graph.value_info):
+        for item in declared:
+            item.name = names.get(item.name, item.name)
+    for node in graph.node:
+        node.name = names.get(node.name, node.name)
         for field in (node.input, node.output):
             for index, name in enumerate(field):
                 field[index] = names.get(name, name)
@@ -251,11 +264,11 @@ def _write_origins(graph: onnx.GraphProto, modules: frozenset[str]) -> None:
 def module_path(node_name: str, modules: frozenset[str]) -> str:
     """The path of the module that a node's name stands for, as far as it is one of `modules`.
 
-    The exporter writes `/m/encoder/layer.0/fc/MatMul` for a node of `encoder.layer.0.fc`: one step a call, a step into a
+    The exporter writes `/encoder/layer.0/fc/MatMul` for a node of `encoder.layer.0.fc`: one step a call, a step into a
     ModuleList with its index.
     """
     path = ""
-    for step in node_name.split("/")[2:-1]:
+    for step in node_name.split("/")[1:-1]:
         longer = f"{path}.{step}" if path else step
         if longer not in modules:
             break
