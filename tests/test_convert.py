@@ -102,6 +102,48 @@ def test_progress_is_told_from_loading_to_building(net):
     assert any("Building" in phase for phase in phases)
 
 
+class TestEngine:
+    @pytest.fixture
+    def linear(self):
+        return torch.nn.Linear(64, 64)
+
+    def test_it_is_built_for_the_compute_capabilities_that_were_asked_for(self, linear):
+        assert b"accelerators={sm89 sm120 }" in convert(linear, [Input((8, 64))]).engine
+        only = convert(linear, [Input((8, 64))], options=Options(compute_capabilities=("8.6",))).engine
+        assert b"accelerators={sm86 }" in only
+
+    def test_tf32_is_off_unless_asked_for(self, linear):
+        assert b"tf32=1" not in convert(linear, [Input((8, 64))]).engine
+        assert b"tf32=1" in convert(linear, [Input((8, 64))], options=Options(tf32=True)).engine
+
+    def test_its_bindings_have_the_names_types_and_shapes_of_the_model(self):
+        report = convert(
+            torch.nn.Linear(64, 8).half(), [Input(min_shape=(1, 64), opt_shape=(2, 64), max_shape=(4, 64))]
+        ).report
+        assert [(b.name, b.mode, b.dtype, b.dims) for b in report.bindings] == [
+            ("input", "Input", "Half", (-1, 64)),
+            ("output", "Output", "Half", (-1, 8)),
+        ]
+
+
+def test_fp64_is_demoted_with_a_warning_that_names_it():
+    model = torch.nn.Linear(4, 4).double()
+    with pytest.warns(UserWarning, match="fp64") as told:
+        conversion = convert(model, [Input((2, 4), dtype="float64")])
+    assert "'weight'" in " ".join(str(w.message) for w in told)
+    assert {n.plan.precision for n in conversion.report.nodes} == {"fp32"}
+    assert not any(n.differs for n in conversion.report.nodes)
+
+
+def test_an_operator_that_onnx_runtime_lacks_leaves_the_comparison_unmade_and_the_conversion_done():
+    model = onnx_text("g (float[4] x) => (float[4] y) { y = my.domain.Twice(x) }")
+    model.opset_import.add(domain="my.domain", version=1)
+    with pytest.warns(UserWarning, match="not compared"):
+        conversion = convert(model, None, backend="none")
+    assert not conversion.report.comparison.made
+    assert [n.op_type for n in conversion.onnx.graph.node] == ["Twice"]
+
+
 class TestWrongRequests:
     @pytest.mark.parametrize("word", ["fp12", "int8", "", torch.int32, 3])
     def test_what_is_no_precision_is_named(self, word, net):

@@ -84,7 +84,6 @@ class Comparison:
 def compare(
     model: Path,
     graph: Graph,
-    inputs: Sequence[Input],
     reference: Runner,
     reference_inputs: Sequence[Input],
     device: torch.device | None,
@@ -97,7 +96,6 @@ def compare(
     Args:
         model: the final ONNX file.
         graph: the same graph.
-        inputs: of the graph, with names and types.
         reference: from tensors in the order of `reference_inputs` to arrays in the order of the graph's outputs.
         reference_inputs: of the reference; may have inputs that the graph lost.
         device: where the reference lives.
@@ -106,7 +104,7 @@ def compare(
     """
     result = Comparison(True, what, tolerance)
     try:
-        cases = _cases(inputs, reference, reference_inputs, device, result)
+        cases = _cases(graph, reference, reference_inputs, device, result)
     except _ReferenceError as error:
         return Comparison(False, f"not made: the reference fails: {error}")
     try:
@@ -115,7 +113,7 @@ def compare(
         return Comparison(False, f"not made: ONNX Runtime cannot load the graph: {_line(error)}")
     for case in cases:
         try:
-            found = runner({str(i.name): case.feeds[str(i.name)] for i in inputs})
+            found = runner(case.feeds)
         except Exception as error:
             if case.point == "opt":
                 return Comparison(False, f"not made: ONNX Runtime fails: {_line(error)}")
@@ -150,14 +148,14 @@ class _ReferenceError(Exception):
 
 
 def _cases(
-    inputs: Sequence[Input],
+    graph: Graph,
     reference: Runner,
     reference_inputs: Sequence[Input],
     device: torch.device | None,
     result: Comparison,
 ) -> list[_Case]:
     """Run the reference at opt, min and max shape, before the graph is loaded: two models' weights are never mapped at once."""
-    bindings = {str(i.name): i.dtype for i in inputs}
+    bindings = {t.name: ElementType.of(onnx_type(t)) for t in graph.ir.inputs}  # fp32 where fp64 was asked for
     cases = []
     for point in ("opt", "min", "max"):
         shapes = [getattr(i, f"{point}_shape") for i in reference_inputs]

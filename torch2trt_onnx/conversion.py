@@ -89,6 +89,7 @@ def convert(
             plan = PrecisionPlan.read(graph)
         with clock("write"):
             path = graph.write(folder / "model.onnx")
+            notes += _checked(path)
         with clock("compare"):
             comparison = _compared(given, exported, graph, path, plan, options, folder) if options.compare else None
         built = None
@@ -156,6 +157,15 @@ def _refuse_unbuilt(policy: str | None, rules: Sequence[object]) -> None:
         raise PrecisionError("rules are not built yet", fix="cast the layers in the model")
 
 
+def _checked(path: Path) -> list[str]:
+    """What ONNX's own checker says against the final graph. A warning only: TensorRT takes more than it, and less."""
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return [f"onnx.checker says of the final graph: {str(error).strip().splitlines()[0]}"]
+    return []
+
+
 def _compared(
     given: source.Source,
     exported: Exported,
@@ -177,7 +187,7 @@ def _compared(
     else:
         reference, what = _source_runner(exported, graph, folder), "the given ONNX model in ONNX Runtime"
         inputs = exported.inputs
-    return compare.compare(path, graph, exported.inputs, reference, inputs, device, tolerance, what=what)
+    return compare.compare(path, graph, reference, inputs, device, tolerance, what=what)
 
 
 def _source_runner(exported: Exported, graph: Graph, folder: Path) -> compare.Runner:
