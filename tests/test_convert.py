@@ -1,8 +1,8 @@
 """The public face: what goes into `convert`, what comes out, and what it says of wrong requests."""
 
-import errno
+import contextlib
 import json
-from pathlib import Path
+import resource
 
 import numpy as np
 import onnx
@@ -22,7 +22,6 @@ from torch2trt_onnx.errors import (
     WorkerError,
 )
 from torch2trt_onnx.inspection import read
-from torch2trt_onnx.weights import WeightStore
 
 IMAGE = Input((2, 3, 8, 8), name="image")
 
@@ -145,6 +144,21 @@ def test_an_operator_that_onnx_runtime_lacks_leaves_the_comparison_unmade_and_th
 
 
 class TestWrongRequests:
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"compute_capabilities": "8.9"},
+            {"compute_capabilities": ()},
+            {"timeout": 0},
+            {"memory_limit": -1},
+            {"exporter": "onnx"},
+            {"tolerance": -1.0},
+        ],
+    )
+    def test_options_that_make_no_sense_are_refused(self, wrong):
+        with pytest.raises(InputError):
+            Options(**wrong)
+
     @pytest.mark.parametrize("word", ["fp12", "int8", "", torch.int32, 3])
     def test_what_is_no_precision_is_named(self, word, net):
         with pytest.raises(PrecisionError):
@@ -233,27 +247,28 @@ class TestDisk:
         with pytest.raises(OutputError, match="file"):
             convert(net, [IMAGE], backend="none").save(tmp_path / "file")
 
-    def test_a_full_disk_leaves_what_was_there(self, net, tmp_path, monkeypatch):
+    def test_a_full_disk_leaves_what_was_there(self, net, tmp_path):
         convert(net, [IMAGE], backend="none").save(tmp_path)
         before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
         conversion = convert(net, [Input((4, 3, 8, 8))], backend="none")
-
-        def full(*_, **__):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(Path, "write_text", full)  # report.json, after model.onnx is written
-        with pytest.raises(OutputError, match="No space left"):
+        with small_files(), pytest.raises(OutputError, match="File too large"):
             conversion.save(tmp_path)
-        monkeypatch.undo()
         assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
-    def test_a_full_disk_during_the_conversion_is_an_error_that_says_how_to_mend_it(self, net, monkeypatch):
-        def full(*_, **__):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(WeightStore, "put", full)
-        with pytest.raises(OutputError, match="TMPDIR"):
+    def test_a_full_disk_during_the_conversion_is_an_error_that_says_how_to_mend_it(self, net):
+        with small_files(), pytest.raises(OutputError, match="TMPDIR"):
             convert(net, [IMAGE], backend="none")
+
+
+@contextlib.contextmanager
+def small_files():
+    """No file may grow beyond 1 kB, so that writes fail as they do on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_layers_are_read_from_names_with_brackets_and_commas():

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch2trt_onnx.errors import InputError
+
+EXPORTERS = ("torchscript", "dynamo")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -18,6 +22,9 @@ class Options:
         memory_limit: of the build, in bytes of resident memory; None: nine tenths of what is free when it starts.
         compare: run the final graph in ONNX Runtime and compare it with the model.
         tolerance: the largest |a - b| / (1 + |b|) that passes; None: by the precisions in the plan (`compare.TOLERANCES`).
+
+    Raises:
+        InputError: a value that makes no sense.
     """
 
     exporter: str = "torchscript"
@@ -28,3 +35,19 @@ class Options:
     memory_limit: int | None = None
     compare: bool = True
     tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        wrong = [
+            ("exporter", self.exporter not in EXPORTERS, f"one of {', '.join(EXPORTERS)}"),
+            (
+                "compute_capabilities",
+                not isinstance(self.compute_capabilities, tuple) or not self.compute_capabilities,
+                "a tuple such as ('8.9',)",
+            ),
+            ("timeout", self.timeout <= 0, "above 0 seconds"),
+            ("memory_limit", self.memory_limit is not None and self.memory_limit <= 0, "above 0 bytes, or None"),
+            ("tolerance", self.tolerance is not None and self.tolerance < 0, "at least 0, or None"),
+        ]
+        for name, is_wrong, right in wrong:
+            if is_wrong:
+                raise InputError(f"Options.{name} is {getattr(self, name)!r}", fix=f"use {right}")

@@ -1,6 +1,6 @@
 """PyTorch -> ONNX, behind one small interface.
 
-An exporter is a function in a file of its own, in `EXPORTERS`: from a module with flat inputs and outputs to a ModelProto
+An exporter is a function in a file of its own, named in `options.EXPORTERS`: from a module with flat inputs and outputs to a ModelProto
 whose large tensors lie in a `WeightStore`, whose nodes carry their module path and source line, and whose inputs and outputs have
 the names that were asked for.
 """
@@ -83,7 +83,7 @@ def export(
         source: the model.
         inputs: what `convert` takes; None is enough for an ONNX model with static shapes.
         weights: where large tensors go.
-        exporter: a name in `EXPORTERS`; an ExportedProgram always takes "dynamo", and an ONNX model none.
+        exporter: a name in `options.EXPORTERS`; an ExportedProgram always takes "dynamo", and an ONNX model none.
         opset: the version of the operators; None: 20, or 22 where there is bf16, which earlier ones lack for Conv and LSTM.
 
     Raises:
@@ -97,8 +97,6 @@ def export(
 
     if source.program is not None:
         exporter = "dynamo"
-    if exporter not in EXPORTERS:
-        raise ExportError(f"there is no exporter {exporter!r}", fix=f"use one of {', '.join(EXPORTERS)}")
     notes: list[str] = []
     arguments = Arguments(inputs, source.module)
     adapter = FlatAdapter(source.module, arguments)
@@ -139,9 +137,6 @@ def _exporter(name: str) -> Callable[[Request], onnx.ModelProto]:
     from torch2trt_onnx.exporters import torchscript
 
     return torchscript.export
-
-
-EXPORTERS = ("torchscript", "dynamo")
 
 
 def _example(
@@ -320,4 +315,4 @@ def _worth_telling(caught: Sequence[warnings.WarningMessage]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-__all__ = ["EXPORTERS", "Exported", "Request", "export"]
+__all__ = ["Exported", "Request", "export"]

@@ -48,7 +48,10 @@ def load(model: object) -> Source:
     if isinstance(model, onnx.ModelProto):
         return _onnx_source("the ModelProto", model, None)
     if isinstance(model, (str, os.PathLike)):
-        return _load_file(Path(model))
+        try:
+            return _load_file(Path(model))
+        except OSError as error:
+            raise SourceError("the file cannot be read", where=str(model), why=error.strerror or str(error)) from error
     import torch
 
     if isinstance(model, torch.nn.Module):

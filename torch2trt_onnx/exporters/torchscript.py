@@ -82,6 +82,8 @@ def _to_onnx(traced: torch.jit.ScriptModule, request: Request, opset: int) -> on
                 dynamic_axes=dynamic,
                 verbose=True,  # keeps the source lines, in doc_string
             )
+        except OSError:
+            raise  # a full disk, and not the model
         except Exception as error:
             raise _explained(error, "PyTorch cannot export the model to ONNX") from error
         return onnx.load(path)
