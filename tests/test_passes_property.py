@@ -129,7 +129,10 @@ class Builder:
         self.tensors += zip(names, kinds, strict=True)
 
     def branch(self, kinds, depth):
-        inner = Builder(self.draw, self.tensors, f"{self.prefix}b{len(self.nodes)}_")
+        # ONNX Runtime 1.32, its optimisations disabled, loses the result of a Cast of a Cast that only a body reads.
+        casts = {node.output[0] for node in self.nodes if node.op_type == "Cast"}
+        scope = [t for t in self.tensors if t[0] not in casts]
+        inner = Builder(self.draw, scope, f"{self.prefix}b{len(self.nodes)}_")
         inner.grow(depth)
         names = []
         for kind in kinds:
@@ -179,7 +182,12 @@ def test_the_pipeline_keeps_what_a_graph_computes(model):
     before = bindings(scene.graph)
     scene.run(*pipeline.passes({}))
     after = scene.proto()
-    assert bindings(scene.graph) == before
+    for (name, kind, dims), (new_name, new_kind, new_dims) in zip(before, bindings(scene.graph), strict=True):
+        assert (name, kind) == (new_name, new_kind)
+        # Without the branch that is never taken, more may be known of a shape, and never less.
+        assert all(
+            new == old or not isinstance(old, int) for old, new in zip(dims or [], new_dims or [], strict=bool(dims))
+        )
     assert scene.graph.type_problems() == []
     onnx.checker.check_model(after, full_check=True)
     for seed in range(2):
