@@ -535,3 +535,25 @@ def test_fourier_transforms_are_left_to_the_dynamo_exporter(function):
         convert(Call(function), [x], backend="none")
     assert "exporter='dynamo'" in caught.value.fix
     agreeing(Call(function), [x], options=Options(exporter="dynamo"))
+
+
+class Differences(nn.Module):
+    def forward(self, x, flags):
+        twice = torch.diff(x, n=2, dim=1, prepend=x[:, :1] * 0.5, append=x[:, :2])
+        return torch.diff(x), twice, torch.diff(flags, dim=0), torch.diff((x * 10).long())
+
+
+def test_differences_of_neighbours_are_exported():
+    inputs = [torch.randn(3, 5), torch.rand(3, 5) > 0.5]
+    assert convert(Differences(), inputs, backend="none").report.comparison.ok
+
+
+class RunningSums(nn.Module):
+    def forward(self, x, flags):
+        return x.half().cumsum(0), flags.cumsum(-1), (x * 10).int().cumsum(1), flags.cumsum(0, dtype=torch.float32)
+
+
+def test_running_sums_have_the_types_that_pytorch_gives_them():
+    comparison = convert(RunningSums(), [torch.randn(3, 5), torch.rand(3, 5) > 0.5], backend="none").report.comparison
+    assert comparison.ok
+    assert [o.dtype for o in comparison.outputs] == ["float16", "int64", "int64", "float32"]

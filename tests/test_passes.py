@@ -9,8 +9,9 @@ import pytest
 from graphs import Scene, assert_rewrites, assert_same_numbers, outputs, parse
 from onnx import TensorProto, helper
 
-from torch2trt_onnx import pipeline
-from torch2trt_onnx.errors import GraphError
+from torch2trt_onnx import Input, Options, convert, pipeline
+from torch2trt_onnx.backends.rtx import RtxBackend
+from torch2trt_onnx.errors import BuildError, GraphError
 from torch2trt_onnx.graph import PREFIX
 from torch2trt_onnx.passes import (
     AnnotatePrecision,
@@ -20,6 +21,7 @@ from torch2trt_onnx.passes import (
     EmulateReduced,
     FoldConstants,
     FoldWeightCasts,
+    GuardRecurrentCasts,
     InlineIfs,
     LiftConstants,
     MergeCasts,
@@ -981,3 +983,38 @@ def test_metadata_of_the_author_survives_every_pass():
     assert [(p.key, p.value) for p in after.metadata_props] == [("author", "me")]
     assert after.graph.node[1].doc_string == "model.py:7"
     assert ("pkg.torch.onnx.fx_node", "neg") in [(p.key, p.value) for p in after.graph.node[1].metadata_props]
+
+
+# --- GuardRecurrentCasts
+
+
+def recurrent(operator, gates, data):
+    """A recurrent layer that reads `v`, and its weights."""
+    random = np.random.default_rng(0)
+    arrays = {"w": random.normal(size=(1, gates * 3, 4)), "r": random.normal(size=(1, gates * 3, 3)), "zero": 0.0}
+    text = f"g (float16[5,2,4] h) => (float[5,1,2,3] y) {{ {data}  y = {operator}<hidden_size = 3>(v, w, r) }}"
+    return text, {name: np.asarray(values, np.float32) for name, values in arrays.items()}
+
+
+@pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+@pytest.mark.parametrize("moves", ["u = Cast<to=1>(h)", "c = Cast<to=1>(h)  u = Identity(c)"])
+def test_guard_recurrent_casts_subtracts_zero_behind_a_widening_cast_moved_or_not(operator, gates, moves):
+    before, arrays = recurrent(operator, gates, moves)
+    after, _ = recurrent(operator, gates, f"{moves}  v = Sub(u, zero)")
+    assert_rewrites(before.replace("(v, w, r)", "(u, w, r)"), after, [GuardRecurrentCasts()], arrays=arrays)
+
+
+@pytest.mark.parametrize("data", ["c = Cast<to=1>(h)  v = Relu(c)", "c = Relu(h)  d = Cast<to=1>(c)  v = Exp(d)"])
+def test_guard_recurrent_casts_leaves_other_inputs_alone(data):
+    text, arrays = recurrent("LSTM", 4, data)
+    assert_rewrites(text, text, [GuardRecurrentCasts()], arrays=arrays)
+
+
+def test_recurrent_layers_behind_a_widening_cast_build_with_the_guard_and_do_not_without_it(tmp_path):
+    """Where the second half fails, TensorRT-RTX has mended its bug, and the pass can go."""
+    text, arrays = recurrent("LSTM", 4, "v = Cast<to=1>(h)")
+    model = parse(text, {name: values for name, values in arrays.items() if name != "zero"})
+    assert convert(model, None, backend="rtx").report.comparison.ok
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(BuildError, match="Mismatched number of elements"):
+        RtxBackend().build(tmp_path / "model.onnx", [Input((5, 2, 4), name="h")], [], Options(), tmp_path, None)

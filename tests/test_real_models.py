@@ -115,3 +115,61 @@ def test_minilm_with_fp16_attention_and_fp32_elsewhere_runs_so():
     inside = {n.plan.precision for n in work if ".attention" in n.plan.module}
     outside = {n.plan.precision for n in work if ".attention" not in n.plan.module}
     assert (inside, outside) == ({"fp16"}, {"fp32"})
+
+
+def transformer(name):
+    """A small model of one of transformers' architectures, with random weights, and inputs for it."""
+    import transformers as tf
+
+    ids = Input(
+        min_shape=(1, 4), opt_shape=(2, 12), max_shape=(2, 16), dtype="int64", example=torch.randint(1, 99, (2, 12))
+    )
+    image = Input(min_shape=(1, 3, 32, 32), opt_shape=(2, 3, 32, 32), max_shape=(4, 3, 32, 32))
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {"vocab_size": 100, "use_cache": False}
+    makers = {
+        "a decoder": (
+            lambda: tf.GPT2LMHeadModel(tf.GPT2Config(n_layer=2, n_embd=32, n_head=2, **text)),
+            {"input_ids": ids},
+        ),
+        "a decoder with grouped queries": (
+            lambda: tf.LlamaForCausalLM(tf.LlamaConfig(num_key_value_heads=2, **size, **text)),
+            {"input_ids": ids},
+        ),
+        "a vision transformer": (lambda: tf.ViTModel(tf.ViTConfig(image_size=32, patch_size=8, **size)), [image]),
+        "a windowed vision transformer": (
+            lambda: tf.SwinModel(
+                tf.SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4)
+            ),
+            [Input((1, 3, 32, 32))],
+        ),
+        "a convolutional network": (
+            lambda: tf.ConvNextModel(tf.ConvNextConfig(hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1])),
+            [Input((1, 3, 64, 64))],
+        ),
+        "a state-space model": (
+            lambda: tf.MambaModel(tf.MambaConfig(hidden_size=16, num_hidden_layers=2, state_size=4, **text)),
+            {"input_ids": Input((1, 6), dtype="int64", example=torch.randint(0, 99, (1, 6)))},
+        ),
+    }
+    make, inputs = makers[name]
+    return make().eval(), inputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a decoder",
+        "a decoder with grouped queries",
+        "a vision transformer",
+        "a windowed vision transformer",
+        "a convolutional network",
+        "a state-space model",
+    ],
+)
+def test_an_architecture_of_transformers_converts_in_each_type(name, dtype):
+    model, inputs = transformer(name)
+    report = converted(model.to(dtype), inputs)
+    assert FLOATS[dtype] in report.plan.counts()

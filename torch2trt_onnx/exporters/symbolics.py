@@ -205,7 +205,41 @@ def _softmax(op: str) -> Callable[..., Value]:
 
 def _dtype_of(scalar_type: int) -> torch.dtype:
     """The dtype of one of ATen's ScalarType numbers (c10/core/ScalarType.h)."""
-    return {5: torch.float16, 6: torch.float32, 7: torch.float64, 15: torch.bfloat16}[scalar_type]
+    numbers = {
+        0: "uint8",
+        1: "int8",
+        3: "int32",
+        4: "int64",
+        5: "float16",
+        6: "float32",
+        7: "float64",
+        11: "bool",
+        15: "bfloat16",
+    }
+    dtype: torch.dtype = getattr(torch, numbers[scalar_type])
+    return dtype
+
+
+def diff(g: Context, self: Value, n: Value, dim: Value, prepend: Value = None, append: Value = None) -> Value:
+    """Differences of neighbours, `n` times; transformers' decoders need it for their masks, and the exporter lacks it."""
+    axis, times = helper._get_const(dim, "i", "dim"), helper._get_const(n, "i", "n")
+    edges = [value for value in (prepend, self, append) if value is not None and not helper._is_none(value)]
+    x = g.op("Concat", *edges, axis_i=axis) if len(edges) > 1 else self
+    operator = "Xor" if _onnx_type(self) == TensorProto.BOOL else "Sub"
+    for _ in range(times):
+        later = g.op("Slice", x, _integers(g, 1), _integers(g, 2**63 - 1), _integers(g, axis))
+        x = g.op(operator, later, g.op("Slice", x, _integers(g, 0), _integers(g, -1), _integers(g, axis)))
+    return x
+
+
+def cumsum(g: Context, self: Value, dim: Value, dtype: Value = None) -> Value:
+    """Running sums; of integers and bool in int64, as PyTorch computes them. The exporter leaves bool as it is, which is ill-typed."""
+    kind = _onnx_type(self)
+    to = kind if kind in FLOATS or kind == TensorProto.DOUBLE else TensorProto.INT64
+    if dtype is not None and not helper._is_none(dtype):
+        to = ElementType.of(_dtype_of(helper._get_const(dtype, "i", "dtype"))).onnx
+    axis = g.op("Constant", value_t=torch.tensor(helper._get_const(dim, "i", "dim")))
+    return g.op("CumSum", _cast(g, self, to), axis)
 
 
 def unflatten(g: Context, self: Value, dim: Value, unflattened_size: Value) -> Value:
@@ -314,6 +348,8 @@ SYMBOLICS: dict[str, Callable[..., Value]] = {
     "aten::softmax": _softmax("Softmax"),
     "aten::log_softmax": _softmax("LogSoftmax"),
     "aten::unflatten": unflatten,
+    "aten::diff": diff,
+    "aten::cumsum": cumsum,
     "aten::fake_quantize_per_tensor_affine": fake_quantize_per_tensor_affine,
     "aten::fake_quantize_per_channel_affine": fake_quantize_per_channel_affine,
     "aten::mul": _in_fp32_where_the_number_needs_it(symbolic_opset9.mul),
