@@ -77,10 +77,20 @@ class EmulateReduced(Pass):
 
 def computes_reduced(node: gs.Node) -> bool:
     """Whether a node reads fp16 or bf16, and ONNX Runtime's CPU provider does not compute that as PyTorch does."""
-    if node.op == "Cast" or subgraphs(node):
+    if node.op == "Cast" or subgraphs(node) or any(_is_sequence(t) for t in (*node.inputs, *node.outputs)):
         return False
     kinds = {onnx_type(t) for t in node.inputs}
     return BF16 in kinds or (FP16 in kinds and node.op not in MOVES)
+
+
+def needs_emulation(graph: Graph) -> bool:
+    """Whether ONNX Runtime's CPU provider and NumPy cannot run a graph as PyTorch does."""
+    bound = (*graph.ir.inputs, *graph.ir.outputs)
+    return any(onnx_type(t) == BF16 for t in bound) or any(map(computes_reduced, graph.nodes()))
+
+
+def _is_sequence(tensor: gs.Tensor) -> bool:
+    return getattr(tensor, "type", "tensor_type") != "tensor_type"
 
 
 def _is_reduced(tensor: gs.Tensor) -> bool:

@@ -148,11 +148,6 @@ def test_a_missing_onnxscript_is_told(monkeypatch):
         convert(Block(), [X], backend="none", options=DYNAMO)
 
 
-def test_an_exporter_that_does_not_exist_is_refused():
-    with pytest.raises(ExportError, match="use one of torchscript, dynamo"):
-        convert(Block(), [X], backend="none", options=Options(exporter="other"))
-
-
 # ExportedProgram ------------------------------------------------------------------------------------------------------
 
 

@@ -551,3 +551,25 @@ def test_a_model_that_writes_into_its_input_leaves_the_users_tensor_alone(export
     conversion = agreeing(InPlace(), [x], options=Options(exporter=exporter))
     assert torch.equal(x, X)
     assert torch.equal(next(iter(value_of(conversion, x=X).values())), X * 2 + 1)
+
+
+class TwoLists(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.up = nn.ModuleList([nn.Linear(4, 4)])
+        self.tail = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+    def forward(self, x):
+        for layer in self.down:
+            x = layer(x)
+        for layer in self.up:
+            x = layer(x)
+        return self.tail(x)
+
+
+@pytest.mark.parametrize("make", [lambda m: m, torch.jit.script], ids=["traced", "scripted"])
+def test_layers_of_lists_are_found_by_their_weights_where_their_names_leave_it_open(make):
+    for _ in range(2):  # the exporter names modules in lists otherwise in later traces of a process
+        nodes = convert(make(TwoLists().eval()), [Input((2, 4))], backend="none").plan.nodes
+        assert [n.module for n in nodes if n.op == "Gemm"] == ["down.0", "down.1", "up.0", "tail.0"]

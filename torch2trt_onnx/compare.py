@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.inputs import Input, Shape
-from torch2trt_onnx.passes.emulate_reduced import EmulateReduced, computes_reduced
+from torch2trt_onnx.passes.emulate_reduced import EmulateReduced, needs_emulation
 from torch2trt_onnx.precision import ElementType, Precision
 from torch2trt_onnx.typecheck import onnx_type
 
@@ -193,7 +193,7 @@ class OnnxRunner:
     def __init__(self, model: Path, graph: Graph) -> None:
         import onnxruntime as ort
 
-        if any(map(computes_reduced, graph.nodes())):
+        if needs_emulation(graph):
             model = _emulated(model, graph)
         options = ort.SessionOptions()
         # Bare execution: what is compared is the graph, not what ONNX Runtime makes of it. Prepacking would copy the weights.

@@ -15,7 +15,8 @@ import torch
 from onnx.inliner import inline_local_functions
 
 from torch2trt_onnx.errors import ExportError
-from torch2trt_onnx.exporters.torchscript import name_outputs, source_line
+from torch2trt_onnx.exporters.origins import source_line
+from torch2trt_onnx.exporters.torchscript import name_outputs
 from torch2trt_onnx.graph import PREFIX
 
 if TYPE_CHECKING:

@@ -21,9 +21,8 @@ import onnx
 import torch
 
 from torch2trt_onnx.errors import ExportError
-from torch2trt_onnx.exporters import symbolics
+from torch2trt_onnx.exporters import origins, symbolics
 from torch2trt_onnx.exporters.adapter import unique
-from torch2trt_onnx.graph import PREFIX
 from torch2trt_onnx.precision import ElementType
 
 if TYPE_CHECKING:
@@ -56,8 +55,7 @@ def export(request: Request) -> onnx.ModelProto:
     _attach_weights(model, traced, {str(i.name) for i in request.inputs}, request.weights)
     name_outputs(model.graph, adapter.output_names)
     _drop_adapter_scope(model.graph)
-    modules = frozenset(name.removeprefix("m.") for name, _ in adapter.named_modules())
-    _write_origins(model.graph, modules)
+    origins.write(model.graph, origins.Scopes(adapter.m))
     return model
 
 
@@ -246,49 +244,6 @@ def _value_names(graph: onnx.GraphProto) -> set[str]:
             if attribute.HasField("g"):
                 names |= _value_names(attribute.g)
     return names
-
-
-def _write_origins(graph: onnx.GraphProto, modules: frozenset[str]) -> None:
-    """Keep the module path and the source line of each node in its metadata."""
-    for node in graph.node:
-        module = module_path(node.name, modules)
-        if module:
-            node.metadata_props.add(key=f"{PREFIX}module", value=module)
-        line = source_line(node.doc_string)
-        if line:
-            node.metadata_props.add(key=f"{PREFIX}source", value=line)
-        node.doc_string = ""
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _write_origins(attribute.g, modules)
-
-
-def module_path(node_name: str, modules: frozenset[str]) -> str:
-    """The path of the module that a node's name stands for, as far as it is one of `modules`.
-
-    The exporter writes `/encoder/layer.0/fc/MatMul` for a node of `encoder.layer.0.fc`: one step a call, a step into a
-    ModuleList with its index.
-    """
-    path = ""
-    for step in node_name.split("/")[1:-1]:
-        longer = f"{path}.{step}" if path else step
-        if longer not in modules:
-            break
-        path = longer
-    return path
-
-
-_FRAME = re.compile(r"^(.*)\((\d+)\): (.*)$")
-_OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-
-
-def source_line(stack: str) -> str:
-    """`file:line function`, the innermost frame that is neither PyTorch's nor ours; '' where there is none."""
-    for line in stack.splitlines():
-        frame = _FRAME.match(line)
-        if frame and not frame.group(1).startswith(_OWN):
-            return f"{frame.group(1)}:{frame.group(2)} {frame.group(3)}"
-    return ""
 
 
 HINTS: tuple[tuple[str, str], ...] = (
