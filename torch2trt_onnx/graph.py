@@ -67,8 +67,10 @@ class Graph:
 
     def graphs(self) -> Iterator[gs.Graph]:
         """The graph and the bodies of If, Loop and Scan inside it, outer first."""
-        yield self.ir
-        yield from self.ir.subgraphs(recursive=True)
+        waiting = [self.ir]
+        for graph in waiting:
+            yield graph
+            waiting.extend(body for node in graph.nodes for body in subgraphs(node))
 
     def nodes(self) -> Iterator[gs.Node]:
         """All nodes, those of control-flow bodies after their graph's."""
