@@ -43,6 +43,8 @@ class EngineLayer:
         type: TensorRT's word: gemm, kgen, correlation, ...
         inputs, constants, outputs: what it reads and writes.
         nodes: the names of the ONNX nodes that it computes; empty for inserted moves and for the few operators whose names TensorRT loses.
+        tactic: the kernel's name, "" where TensorRT gives none. It may tell in what the layer computes where its borders do not:
+            "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_...".
     """
 
     name: str
@@ -51,6 +53,7 @@ class EngineLayer:
     constants: tuple[EngineTensor, ...]
     outputs: tuple[EngineTensor, ...]
     nodes: tuple[str, ...]
+    tactic: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def parse(text: str) -> tuple[list[EngineLayer], list[Binding]]:
                     _tensors(found["constants"]),
                     _tensors(found["outputs"]),
                     _nodes(found["metadata"]),
+                    found["tactic"],
                 )
             )
             continue
