@@ -5,6 +5,7 @@
     ├── SourceError                  the model is not what it says, or cannot be read
     ├── ExportError                  PyTorch could not say the model in ONNX
     ├── PrecisionError               the precisions asked for contradict the model, or each other
+    │   └── RuleError                a rule cannot be read, or asks for what no node can have
     ├── GraphError                   the ONNX graph is ill-typed or invalid
     │   └── PassError                a pass of this project failed on a node
     ├── ComparisonError              the numbers could not be compared, although that was required
@@ -52,6 +53,10 @@ class ExportError(ConversionError):
 
 class PrecisionError(ConversionError):
     """The precisions asked for contradict the model, or each other."""
+
+
+class RuleError(PrecisionError):
+    """A rule cannot be read, or asks for what no node can have."""
 
 
 class GraphError(ConversionError):

@@ -18,11 +18,22 @@ if TYPE_CHECKING:
 
 
 class Precision(enum.Enum):
-    """A floating-point compute type. Integers and bool are types, not precisions, and are never gated."""
+    """What a node computes in. Integers and bool are types, not precisions, and are never gated.
+
+    The last three are precisions by Q/DQ only: a plain Cast to int8 keeps its value semantics.
+    """
 
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
+    FP8 = "fp8"
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether a node has it through QuantizeLinear and DequantizeLinear only."""
+        return self in (Precision.FP8, Precision.INT8, Precision.INT4)
 
     @classmethod
     def of(cls, word: object) -> Precision:
@@ -114,17 +125,23 @@ TYPES: tuple[ElementType, ...] = (
     _row("int64", T.INT64, np.int64, "INT64", "Int64", None, "i64", "long"),
     _row("int32", T.INT32, np.int32, "INT32", "Int32", None, "i32", "int"),
     _row("int16", T.INT16, np.int16, "", "", None, "i16"),
-    _row("int8", T.INT8, np.int8, "INT8", "Int8", None, "i8"),
+    _row("int8", T.INT8, np.int8, "INT8", "Int8", Precision.INT8, "i8"),
     _row("uint8", T.UINT8, np.uint8, "UINT8", "UInt8", None, "u8"),
     _row("bool", T.BOOL, np.bool_, "BOOL", "Bool"),
-    _row("float8_e4m3fn", T.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn, "FP8", "FP8", None, "fp8"),
-    _row("int4", T.INT4, ml_dtypes.int4, "INT4", "Int4"),
+    _row("float8_e4m3fn", T.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn, "FP8", "FP8", Precision.FP8, "fp8"),
+    _row("int4", T.INT4, ml_dtypes.int4, "INT4", "Int4", Precision.INT4),
 )
 _BY_ONNX = {row.onnx: row for row in TYPES}
 _BY_NAME = {name: row for row in TYPES for name in (row.name, *row.aliases)}
 
-FLOATS = frozenset(row.onnx for row in TYPES if row.precision)
-"""ONNX enum values of the types that are precisions."""
+FLOATS = frozenset(row.onnx for row in TYPES if row.precision and not row.precision.is_quantized)
+"""ONNX enum values of the types that nodes compute in."""
+
+QUANTIZED = {row.onnx: row.precision for row in TYPES if row.precision and row.precision.is_quantized} | {
+    T.UINT8: Precision.INT8,  # TensorRT makes int8 of it
+    T.UINT4: Precision.INT4,
+}
+"""ONNX enum value of what DequantizeLinear reads -> the precision that this says."""
 
 
 def label(onnx_type: int | None) -> str:
