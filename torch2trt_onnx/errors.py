@@ -13,6 +13,7 @@
     │   ├── BackendMissingError      it is not installed, or cannot do this here
     │   ├── ParseError               its ONNX parser refused a node
     │   ├── BuildError               its builder could not make an engine
+    │   ├── InspectionError          what it tells of an engine is not told in a form that we know
     │   └── WorkerError              the child process crashed, ran out of time, or out of memory
     └── OutputError                  a file could not be written
 
@@ -85,6 +86,10 @@ class ParseError(BackendError):
 
 class BuildError(BackendError):
     """TensorRT's builder could not make an engine."""
+
+
+class InspectionError(BackendError):
+    """What TensorRT tells of an engine is not told in a form that we know."""
 
 
 class WorkerError(BackendError):
