@@ -373,17 +373,17 @@ ANNOTATE = {
         "g (float[N] x) => (int64[1] y) { s = Shape(x)  n = Size(x)  y = Add(s, n) }",
         {},
     ),
-    "in the bodies of If and Loop as well": (
+    "nodes in the bodies of If and Loop as well, and If and Loop themselves have none": (
         """g (bool c, int64 n, float16[2,2] x) => (float16[2,2] y, float16[2,2] z) {
             y = If(c) <then_branch = t() => (float16[2,2] a) { a = MatMul(x, w) },
                        else_branch = e() => (float16[2,2] b) { b = Neg(x) }>
             z = Loop(n, , x) <body = l(int64 i, bool k, float16[2,2] s) => (bool d, float16[2,2] u) { d = Identity(k)  u = MatMul(s, w) }>
         }""",
         {
-            "y": ("fp16", "tensors", "output 'y' is fp16"),
+            "y": None,
             "a": ("fp16", "weights", "weight 'w' is fp16"),
             "b": ("fp16", "tensors", "input 'x' is fp16"),
-            "z": ("fp16", "tensors", "input 'x' is fp16"),
+            "z": None,
             "u": ("fp16", "weights", "weight 'w' is fp16"),
         },
     ),

@@ -135,11 +135,11 @@ def _cut(places: list[int], flows: list[Flow]) -> list[bool]:
         for reader in readers:
             forced |= {(narrowing, reader), (reader, widening)}
         forced |= {(vertex[place], maker) for place in flow.bound}
-    edges = {(a, b): c for (a, b), c in edges.items() if a != b and a != sink and b != source and c}
+    edges = {(a, b): c for (a, b), c in edges.items() if a not in (b, sink) and b != source and c}
     divisor = math.gcd(*edges.values()) or 1
     step = max(1.0, sum(edges.values()) / divisor / (INFINITE - 1 - len(edges)))
     capacities = {pair: max(1, round(c / divisor / step)) for pair, c in edges.items()}
-    capacities |= {(a, b): INFINITE for a, b in forced if a != b and a != sink and b != source}
+    capacities |= {(a, b): INFINITE for a, b in forced if a not in (b, sink) and b != source}
     if not capacities:
         return [True] * len(places)
     rows, columns = np.array(list(capacities)).T

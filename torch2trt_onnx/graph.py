@@ -8,7 +8,9 @@ survive renaming and reordering, and recomputes the second.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Iterator
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,26 @@ class Graph:
                 ]
             tensor.shape = tensor.shape if tensor.shape is not None else shape
 
+    def sizes(self, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, int]:
+        """How many elements each tensor that a node makes has; 1 where that is not known. The graph stays as it is.
+
+        Args:
+            shapes: of the inputs that are dynamic, by name.
+        """
+        model = self.to_proto()
+        for value in model.graph.input:
+            dims = value.type.tensor_type.shape.dim
+            given = shapes.get(value.name)
+            if given is not None and len(given) == len(dims):
+                for dim, size in zip(dims, given, strict=True):
+                    if size is not None:
+                        dim.dim_value = size
+        del model.graph.value_info[:]
+        for value in model.graph.output:  # declared shapes would win over those that follow from the inputs
+            value.type.tensor_type.ClearField("shape")
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
+        return dict(_elements(inferred.graph))
+
     def type_problems(self) -> list[typecheck.Problem]:
         """Every node whose inputs do not have the types that its operator takes."""
         return typecheck.problems(self.nodes(), self.opset)
@@ -296,6 +318,50 @@ def captured(node: gs.Node) -> Iterator[gs.Tensor]:
             yield from captured(inner)
 
 
+@dataclass
+class Tie:
+    """What an If, Loop or Scan hands over under one type.
+
+    Args:
+        inputs: the positions among the node's inputs.
+        results: (body, position among its outputs).
+        makes: the node's own output and the bodies' inputs.
+    """
+
+    inputs: list[int]
+    results: list[tuple[gs.Graph, int]]
+    makes: list[gs.Tensor]
+
+    def reads(self, node: gs.Node) -> list[gs.Tensor]:
+        """The tensors that it takes from outside and from the bodies."""
+        return [node.inputs[i] for i in self.inputs] + [body.outputs[i] for body, i in self.results]
+
+
+def ties(node: gs.Node) -> list[Tie]:
+    """What a control-flow node hands over: a tie an output, and behind them one a scanned input. Empty for other nodes."""
+    bodies = subgraphs(node)
+    if node.op == "If":
+        return [Tie([], [(body, j) for body in bodies], [made]) for j, made in enumerate(node.outputs)]
+    if node.op == "Loop":
+        (body,) = bodies
+        carried = len(node.inputs) - 2  # behind the trip count and the condition
+        return [
+            Tie([2 + j], [(body, 1 + j)], [made, body.inputs[2 + j]])
+            if j < carried
+            else Tie([], [(body, 1 + j)], [made])
+            for j, made in enumerate(node.outputs)
+        ]
+    if node.op == "Scan":
+        (body,) = bodies
+        carried = len(node.inputs) - node.attrs["num_scan_inputs"]
+        found = [
+            Tie([j], [(body, j)], [made, body.inputs[j]]) if j < carried else Tie([], [(body, j)], [made])
+            for j, made in enumerate(node.outputs)
+        ]
+        return found + [Tie([j], [], [body.inputs[j]]) for j in range(carried, len(node.inputs))]
+    return []
+
+
 def _tensors(graph: gs.Graph) -> Iterator[gs.Tensor]:
     """What a graph takes, puts out, and its nodes read and make; some more than once, and those from outside as well."""
     yield from graph.inputs
@@ -402,6 +468,17 @@ def _apply_types(graph: gs.Graph, proto: onnx.GraphProto) -> None:
                 if not tensor.dtype and value.type.HasField("tensor_type"):
                     tensor.dtype = value.type.tensor_type.elem_type or None
             _apply_types(body, inner)
+
+
+def _elements(proto: onnx.GraphProto) -> Iterator[tuple[str, int]]:
+    """`(name, number of elements)` of the tensors of a graph and its bodies; dimensions that are not known count as 1."""
+    for value in (*proto.input, *proto.value_info, *proto.output):
+        if value.type.HasField("tensor_type"):
+            yield value.name, math.prod(d.dim_value or 1 for d in value.type.tensor_type.shape.dim)
+    for node in proto.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _elements(attribute.g)
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:

@@ -15,7 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import dtype_to_onnx
 
-from torch2trt_onnx.precision import label
+from torch2trt_onnx.precision import FLOATS, label
 
 
 def onnx_type(tensor: gs.Tensor) -> int:
@@ -116,6 +116,75 @@ def problems(nodes: Iterable[gs.Node], opset: int) -> list[Problem]:
                 found.append(Problem(node.name, node.op, text))
                 break
     return found
+
+
+MADE_TYPE = ("to", "dtype", "output_dtype", "output_datatype")
+"""Attributes that say the type of an output. `stash_type` and the like say what a node computes in, and stay."""
+
+LIKE_INPUT = frozenset({"EyeLike", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
+"""Operators whose result has the type of their input where no attribute says another."""
+
+NO_PRECISION = frozenset({"Shape", "Size", "If", "Loop", "Scan"})
+"""Operators that compute with no float, whatever they read or make."""
+
+
+def compute_type(node: gs.Node) -> int:
+    """The ONNX type that a node computes in: that of its first float input, else of its first float output; 0 for none.
+
+    For a Cast the type that it leads to, where that is a float.
+    """
+    if node.op in NO_PRECISION:
+        return 0
+    first, second = (node.outputs, node.inputs) if node.op == "Cast" else (node.inputs, node.outputs)
+    return next((kind for t in (*first, *second) if (kind := onnx_type(t)) in FLOATS), 0)
+
+
+@dataclass(frozen=True)
+class Retyping:
+    """The types that a node's operands have once it computes in another: 0 for what is omitted or unknown."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+def retyping(node: gs.Node, to: int, opset: int) -> Retyping | str:
+    """What a node's operands must be for it to compute in `to`; or why it cannot.
+
+    All operands of the type that it computes in change, but for those that the operator fixes (the scales of Resize) and results
+    whose type follows from nothing that changes (the fp32 mean of LayerNormalization).
+
+    Args:
+        node: no Cast, and no control flow.
+        to: a float type.
+        opset: of ONNX's own operators.
+    """
+    given = compute_type(node)
+    kept = Retyping(tuple(map(onnx_type, node.inputs)), tuple(map(onnx_type, node.outputs)))
+    if to == given:
+        return kept
+    spec = schema(node.op, opset) if is_standard(node) else None
+    if spec is None:
+        return f"nothing is known of the types of {node.op}"
+    if any(getattr(t, "type", "tensor_type") != "tensor_type" for t in (*node.inputs, *node.outputs)):
+        return "it handles sequences"
+    free = any(node.attrs.get(key) == given for key in MADE_TYPE) or node.op == "ConstantOfShape"
+    follows = node.op in LIKE_INPUT and "dtype" not in node.attrs
+    known = {variable for variable, is_input, _ in spec.variables(node) if is_input}
+    types: dict[bool, list[int]] = {True: list(kept.inputs), False: list(kept.outputs)}
+    position = {True: 0, False: 0}
+    changed = False
+    for variable, is_input, tensor in spec.variables(node):
+        index, position[is_input] = position[is_input], position[is_input] + 1
+        if onnx_type(tensor) != given or not (is_input or variable in known or free or follows):
+            continue
+        if to in spec.allowed[variable]:
+            types[is_input][index] = to
+            changed = True
+        elif not changed:
+            return f"{node.op} takes no {label(to)} in opset {opset}"
+    if not changed:
+        return f"the type of its result is fixed in opset {opset}"
+    return Retyping(tuple(types[True]), tuple(types[False]))
 
 
 @functools.cache
