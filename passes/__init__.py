@@ -14,6 +14,7 @@ from torch2trt_onnx.passes.lift_constants import LiftConstants
 from torch2trt_onnx.passes.merge_casts import MergeCasts
 from torch2trt_onnx.passes.repair_bfloat16 import RepairBFloat16
 from torch2trt_onnx.passes.repair_normalization import RepairNormalization
+from torch2trt_onnx.passes.retype import Retype
 
 __all__ = [
     "AnnotatePrecision",
@@ -31,4 +32,5 @@ __all__ = [
     "Pass",
     "RepairBFloat16",
     "RepairNormalization",
+    "Retype",
 ]

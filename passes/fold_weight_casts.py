@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from torch2trt_onnx.graph import Graph, replace_uses
+from torch2trt_onnx.graph import PREFIX, Graph, replace_uses
 from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.precision import FLOATS, ElementType, label
 from torch2trt_onnx.typecheck import onnx_type
@@ -41,9 +41,10 @@ class FoldWeightCasts(Pass):
                     stored[id(source), to] = self._store(graph, source, given, to)
                 constant, lost = stored[id(source), to]
                 replace_uses(result, constant)
-                # What becomes zero does so in PyTorch as well, and mostly is an epsilon; infinities end in NaNs.
-                why = lost or "the Cast of a weight"
-                yield Change(node.name, f"stored {source.name!r} as {label(to)}", why, warn="infinite" in lost)
+                # By a Cast of the author's what becomes zero does so in PyTorch as well; infinities end in NaNs.
+                ours = node.metadata.get(f"{PREFIX}origin") == "border"
+                warn = "infinite" in lost or (ours and "no other" in lost)
+                yield Change(node.name, f"stored {source.name!r} as {label(to)}", lost or "the Cast of a weight", warn)
 
     @staticmethod
     def _store(graph: Graph, source: gs.Constant, given: int, to: int) -> tuple[gs.Constant, str]:
@@ -64,5 +65,6 @@ def range_loss(before: np.ndarray, after: np.ndarray) -> str:
     with np.errstate(invalid="ignore"):
         over = int(np.count_nonzero(np.isfinite(before) & np.isinf(after)))
         under = int(np.count_nonzero((before != 0) & (after == 0)))
-    words = [f"{over} become infinite"] * bool(over) + [f"{under} become zero"] * bool(under)
+    alone = ", and no other than zeros are left" if under and not np.count_nonzero(after) else ""
+    words = [f"{over} become infinite"] * bool(over) + [f"{under} become zero{alone}"] * bool(under)
     return f"of {before.size} values {' and '.join(words)}" if words else ""

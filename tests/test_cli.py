@@ -73,7 +73,11 @@ def test_doctor_tells_whether_an_engine_can_be_built():
         "a text file": (["convert", "text.pt", "-o", "out"], 1, "neither TorchScript nor ONNX"),
         "a wrong rank": (["convert", "net.pt", "-i", "image:3x8x8", "-o", "out"], 1, "does not run on these inputs"),
         "a missing input": (["convert", "net.pt", "-o", "out"], 1, "inputs"),
-        "a wrong precision": (["convert", "net.pt", "-i", SHAPES, "-p", "fp32", "-o", "out"], 1, "second.weight"),
+        "a wrong precision": (
+            ["convert", "net.pt", "-i", SHAPES, "-p", "fp32", "--strict", "-o", "out"],
+            1,
+            "second.weight",
+        ),
         "a folder in the way": (
             ["convert", "net.pt", "-i", SHAPES, "--backend", "none", "-o", "text.pt/x"],
             1,

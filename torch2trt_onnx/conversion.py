@@ -19,18 +19,19 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from torch2trt_onnx import backends, compare, exporters, passes, pipeline
+from torch2trt_onnx import backends, compare, exporters, passes, pipeline, planning
 from torch2trt_onnx.backends import BuildResult, Progress
 from torch2trt_onnx.compare import Comparison
-from torch2trt_onnx.errors import ConversionWarning, OutputError, PrecisionError
+from torch2trt_onnx.errors import ConversionWarning, OutputError, PassError, PrecisionError
 from torch2trt_onnx.exporters import Exported, source
 from torch2trt_onnx.files import replace_atomically
 from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.inspection import graph_bindings
 from torch2trt_onnx.options import Options
-from torch2trt_onnx.plan import PrecisionPlan, check_request
-from torch2trt_onnx.precision import parse_precisions
+from torch2trt_onnx.plan import Asked, PrecisionPlan
+from torch2trt_onnx.precision import Precision, parse_precisions
 from torch2trt_onnx.report import NodeReport, Report, network_labels
+from torch2trt_onnx.rules import parse_rules
 from torch2trt_onnx.weights import WeightStore
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def convert(
     *,
     strict: bool = False,
     policy: str | None = None,
-    rules: Sequence[object] = (),
+    rules: object = None,
+    weightless: str = "inherit",
+    fidelity: str = "tensorrt",
     backend: str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
@@ -59,9 +62,11 @@ def convert(
         inputs: `Input`s or example tensors: a list of positional arguments, a dict of keyword arguments, or `(args, kwargs)`;
             arguments may be nested. For ONNX a list in the graph's order, or a dict by name; None where its shapes are static.
         precisions: the set that the engine may use, each as `torch.float16`, `"fp16"`, `Precision.FP16`, ...; None: as the source is typed.
-        strict: the set is exact: fp32 is no way out.
-        policy: None or "source": each node keeps its source precision. "auto" is not built yet.
-        rules: not built yet.
+        strict: the set is exact: fp32 is no way out; and the built engine must prove each node's precision.
+        policy: None or "source": each node keeps its source precision where that was asked for. "auto" is not built yet.
+        rules: `Rule`s or mappings in a sequence, or the path of a TOML file: precisions of single nodes, over all else.
+        weightless: nodes without weights: "inherit" what the source gives them, "fp32", or "free" to take what moves the fewest bytes.
+        fidelity: "tensorrt": nodes compute inside as TensorRT does; "pytorch": with Casts, as PyTorch does.
         backend: None: what is installed; "rtx"; "none": stop at the final ONNX graph.
         options: see `Options`.
         progress: called with `phase`, `step` and `steps` as each step begins, and while TensorRT builds.
@@ -73,8 +78,7 @@ def convert(
         ConversionError: one of its kinds; see `torch2trt_onnx.errors`.
     """
     options = options or Options()
-    asked = parse_precisions(precisions)
-    _refuse_unbuilt(policy, rules)
+    asked = Asked(parse_precisions(precisions), strict, policy or "source", parse_rules(rules), weightless, fidelity)
     engine_maker = backends.find(backend)
     clock = _Clock(progress)
     with _workspace() as folder, _disk_errors(folder):
@@ -82,12 +86,14 @@ def convert(
         with clock("load"):
             given = source.load(model)
         with clock("export"):
-            exported = exporters.export(given, inputs, weights, exporter=options.exporter, opset=options.opset)
+            exported = exporters.export(given, inputs, weights, exporter=options.exporter, opset=_opset(options, asked))
         with clock("passes"), _paused_gc():
             graph = Graph(exported.model, weights)
-            records = pipeline.run(graph, pipeline.passes(exported.bindings))
-            notes = check_request(graph, asked, strict)
-            plan = PrecisionPlan.read(graph)
+            records = pipeline.run(graph, pipeline.repairs(exported.bindings))
+            shapes = {str(i.name): i.opt_shape for i in exported.inputs}
+            notes = planning.decide(graph, asked, shapes, options.compute_capabilities)
+            records += pipeline.run(graph, pipeline.lowering())
+            plan = _checked_plan(graph)
         with clock("write"):
             path = graph.write(folder / "model.onnx")
             notes += _checked(path)
@@ -151,11 +157,23 @@ class Conversion:
         return directory
 
 
-def _refuse_unbuilt(policy: str | None, rules: Sequence[object]) -> None:
-    if policy not in (None, "source"):
-        raise PrecisionError(f"the policy {policy!r} is not built yet", fix="use policy='source', or leave it out")
-    if rules:
-        raise PrecisionError("rules are not built yet", fix="cast the layers in the model")
+def _opset(options: Options, asked: Asked) -> int | None:
+    """The opset to export, where the user or what is asked for says one: earlier ones than 22 have no bf16 convolution."""
+    wanted = {*(asked.precisions or ()), *(rule.precision for rule in asked.rules)}
+    return options.opset or (22 if Precision.BF16 in wanted else None)
+
+
+def _checked_plan(graph: Graph) -> PrecisionPlan:
+    """The plan of the final graph, whose types must be what it says.
+
+    Raises:
+        PassError: they are not, which is a bug of ours.
+    """
+    plan = PrecisionPlan.read(graph)
+    wrong = plan.departures(graph)
+    if wrong:
+        raise PassError("the graph is not what was planned", why="\n       ".join(wrong), fix=pipeline.REPORT)
+    return plan
 
 
 def _checked(path: Path) -> list[str]:
@@ -176,7 +194,8 @@ def _compared(
     options: Options,
     folder: Path,
 ) -> Comparison:
-    tolerance = options.tolerance if options.tolerance is not None else compare.tolerance_of(list(plan.counts()))
+    words = {*plan.counts(), *(node.authored for node in plan.nodes if node.authored)}  # the reference rounds as well
+    tolerance = options.tolerance if options.tolerance is not None else compare.tolerance_of(sorted(words))
     device: torch.device | None = None
     if exported.eager is not None:
         import torch

@@ -23,6 +23,7 @@ from torch2trt_onnx.passes import (
     Pass,
     RepairBFloat16,
     RepairNormalization,
+    Retype,
 )
 
 
@@ -40,7 +41,12 @@ Step = Pass | tuple[Pass, ...]
 
 
 def passes(bindings: Mapping[str, int]) -> list[Step]:
-    """The passes that every model goes through.
+    """All passes, for a plan that keeps what the source says: without a decision in between, `Retype` finds nothing to do."""
+    return [*repairs(bindings), *lowering()]
+
+
+def repairs(bindings: Mapping[str, int]) -> list[Step]:
+    """The passes that make a graph say what its author meant; what each node is to run in is decided after them.
 
     Args:
         bindings: input name -> ONNX element type, where the user asked for one.
@@ -52,6 +58,13 @@ def passes(bindings: Mapping[str, int]) -> list[Step]:
         BindInputs(bindings),
         RepairNormalization(),  # the last repair: from here on the graph is well-typed
         AnnotatePrecision(),  # before the Casts of weights are folded, which loses the type that the author gave them
+    ]
+
+
+def lowering() -> list[Step]:
+    """The passes that do what was decided, and clean up."""
+    return [
+        Retype(),  # before the clean-up, which folds the Casts that it puts at weights, and drops those that it makes pointless
         (  # what the branch of an If makes known may decide the next If, and its Casts meet those around it
             LiftConstants(),
             FoldWeightCasts(),

@@ -1,23 +1,88 @@
 """The plan: which precision each node runs in, where that comes from, and why. Made once; back ends and reports read it.
 
-It lies in the metadata of the nodes, so the ONNX file alone tells it.
+It lies in the metadata of the nodes, so the ONNX file alone tells it. `planning` makes it.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch2trt_onnx.errors import PrecisionError
 from torch2trt_onnx.graph import PREFIX, Graph
 from torch2trt_onnx.precision import Precision, label
-from torch2trt_onnx.typecheck import onnx_type
+from torch2trt_onnx.rules import Rule
+from torch2trt_onnx.typecheck import compute_type, onnx_type
 
-ASKED_KEY = f"{PREFIX}precisions"
-POLICY_KEY = f"{PREFIX}policy"
-STRICT_KEY = f"{PREFIX}strict"
+ASKED_KEY = f"{PREFIX}asked"
+
+WEIGHTLESS = ("inherit", "fp32", "free")
+FIDELITIES = ("tensorrt", "pytorch")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asks of the precisions of a model.
+
+    Args:
+        precisions: the set that the engine may use; None: as the source is typed.
+        strict: the set is exact, so that fp32 is no way out.
+        policy: "source": each node keeps its source precision where that is in the set.
+        rules: see `Rule`; they win over everything else.
+        weightless: of nodes without weights: "inherit" the type that the source gives them; "fp32"; or "free": what moves the
+            fewest bytes.
+        fidelity: "tensorrt": each node computes inside as TensorRT does; "pytorch": Casts make it compute inside as PyTorch does.
+
+    Raises:
+        PrecisionError: a word that is none of these.
+    """
+
+    precisions: frozenset[Precision] | None = None
+    strict: bool = False
+    policy: str = "source"
+    rules: tuple[Rule, ...] = ()
+    weightless: str = "inherit"
+    fidelity: str = "tensorrt"
+
+    def __post_init__(self) -> None:
+        if self.policy != "source":
+            raise PrecisionError(
+                f"the policy {self.policy!r} is not built yet"
+                if self.policy == "auto"
+                else f"{self.policy!r} is no policy",
+                fix="use policy='source', or leave it out",
+            )
+        for name, word, known in (("weightless", self.weightless, WEIGHTLESS), ("fidelity", self.fidelity, FIDELITIES)):
+            if word not in known:
+                raise PrecisionError(f"{name} is {word!r}", fix=f"use one of {', '.join(known)}")
+
+    @property
+    def words(self) -> str:
+        """The precisions for messages."""
+        return (
+            ", ".join(p.value for p in Precision if self.precisions and p in self.precisions)
+            or "as the source is typed"
+        )
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Asked:
+        """What `to_json` wrote."""
+        wanted = data["precisions"]
+        return cls(
+            **{
+                **data,
+                "precisions": frozenset(map(Precision.of, wanted)) if wanted is not None else None,
+                "rules": tuple(map(Rule.of, data["rules"])),
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What was asked for as plain data."""
+        wanted = sorted(p.value for p in self.precisions) if self.precisions is not None else None
+        return {**vars(self), "precisions": wanted, "rules": [rule.to_json() for rule in self.rules]}
 
 
 @dataclass(frozen=True)
@@ -28,11 +93,14 @@ class NodePlan:
         name: the node's unique name.
         op: its operator type.
         precision: "fp32", "fp16" or "bf16"; "" where it computes with no float.
-        origin: "weights", "tensors" or "cast"; "" likewise.
-        reason: the tensors that say so, in words.
+        origin: where that comes from: of the source's own, "weights", "tensors" or "cast"; where the plan departs from it, "rule",
+            "policy", "widened", "narrowed", "operator" (it cannot run in what was asked), "border" (cheapest there), "fidelity".
+        reason: the tensors, the rule or the request that say so, in words.
         outputs: the type of each output ("?" where unknown).
         module: the path of the module that it comes from, where known.
         source: `file:line function`, where known.
+        authored: the precision that the source gives it; "" where the node is not of the source.
+        quantized: "int8", "fp8" or "int4" where it multiplies what Q/DQ made; `precision` then is that of the tensors around.
     """
 
     name: str
@@ -43,6 +111,13 @@ class NodePlan:
     outputs: tuple[str, ...]
     module: str = ""
     source: str = ""
+    authored: str = ""
+    quantized: str = ""
+
+    @property
+    def runs_in(self) -> str:
+        """The precision that it multiplies in: the quantized one where there is one."""
+        return self.quantized or self.precision
 
 
 @dataclass(frozen=True)
@@ -51,25 +126,18 @@ class PrecisionPlan:
 
     Args:
         nodes: in the order of the graph, bodies of control flow behind it.
-        precisions: what was asked for; None: as the source is typed.
-        policy: "source": each node keeps its source precision.
-        strict: whether the set is exact.
+        asked: what it follows.
     """
 
     nodes: tuple[NodePlan, ...]
-    precisions: frozenset[Precision] | None = None
-    policy: str = "source"
-    strict: bool = False
+    asked: Asked = field(default_factory=Asked)
 
     @classmethod
     def read(cls, graph: Graph) -> PrecisionPlan:
         """The plan that a graph's metadata tells."""
-        asked = graph.metadata.get(ASKED_KEY, "")
+        asked = graph.metadata.get(ASKED_KEY)
         return cls(
-            tuple(_node_plan(node) for node in graph.nodes()),
-            frozenset(Precision.of(word) for word in asked.split(",")) if asked else None,
-            graph.metadata.get(POLICY_KEY, "source"),
-            graph.metadata.get(STRICT_KEY) == "true",
+            tuple(_node_plan(node) for node in graph.nodes()), Asked.from_json(json.loads(asked)) if asked else Asked()
         )
 
     def floats(self) -> Iterator[NodePlan]:
@@ -78,63 +146,24 @@ class PrecisionPlan:
 
     def counts(self) -> dict[str, int]:
         """How many nodes run in each precision, Casts left out; the most frequent first."""
-        return dict(Counter(node.precision for node in self.floats() if node.op != "Cast").most_common())
+        return dict(Counter(node.runs_in for node in self.floats() if node.op != "Cast").most_common())
 
-    def to_json(self) -> dict[str, Any]:
-        """What was asked for, as plain data; the nodes stand in the report."""
-        return {
-            "precisions": sorted(p.value for p in self.precisions) if self.precisions is not None else None,
-            "policy": self.policy,
-            "strict": self.strict,
-        }
-
-
-def check_request(graph: Graph, precisions: frozenset[Precision] | None, strict: bool) -> list[str]:
-    """Write what was asked for into the graph, and fail where the source contradicts it.
-
-    Args:
-        graph: annotated; see `AnnotatePrecision`.
-        precisions: what was asked for; None: as the source is typed.
-        strict: whether the set is exact, so that fp32 is no way out.
-
-    Returns:
-        Warnings.
-
-    Raises:
-        PrecisionError: the source holds a precision that was not asked for, naming every such node; or a reduced precision was asked
-            for and not one node runs in it.
-    """
-    graph.metadata[POLICY_KEY] = "source"
-    graph.metadata[STRICT_KEY] = "true" if strict else "false"
-    if precisions is None:
-        return []
-    graph.metadata[ASKED_KEY] = ",".join(sorted(p.value for p in precisions))
-    plan = PrecisionPlan.read(graph)
-    allowed = {p.value for p in precisions}
-    outside = [node for node in plan.floats() if node.precision not in allowed]
-    wrong = [node for node in outside if strict or node.precision != Precision.FP32.value]
-    found = ", ".join(sorted(allowed))
-    if wrong:
-        lead = "When strict is True, each node" if strict else "Each node"
-        lines = "\n       ".join(f"{n.op} {n.name!r} is {n.precision}: {n.reason}" for n in wrong)
-        held = ", ".join(sorted({n.precision for n in wrong}))
-        raise PrecisionError(
-            f"{lead} needs a precision that was asked for ({found}); {len(wrong)} have another ({held})",
-            why=lines,
-            fix=f"add {held} to precisions, or convert those layers in the model; retyping a graph to another precision is not built yet",
-        )
-    reduced = allowed - {Precision.FP32.value}
-    if reduced and not any(node.precision in reduced for node in plan.floats()):
-        raise PrecisionError(
-            f"{', '.join(sorted(reduced))} was asked for, and not one node of the model runs in it",
-            why="under strong typing the types in the graph are the types of the network, so this would be an fp32 engine",
-            fix="cast layers in the model (layer.half(), torch.autocast); lowering an fp32 model for you (policy='auto') is not built yet",
-        )
-    return [f"fp32 was not asked for, and {len(outside)} nodes stay in it"] if outside else []
+    def departures(self, graph: Graph) -> list[str]:
+        """The nodes of a graph whose types are not what their plan says, in words; a bug of ours, if any."""
+        found = zip(self.nodes, graph.nodes(), strict=True)
+        return [
+            f"{plan.op} {plan.name!r} is {label(compute_type(node))}, planned {plan.precision}"
+            for plan, node in found
+            if plan.precision and label(compute_type(node)) != plan.precision
+        ]
 
 
 def _node_plan(node: Any) -> NodePlan:
-    about = {
-        key: node.metadata.get(f"{PREFIX}{key}", "") for key in ("precision", "origin", "reason", "module", "source")
-    }
+    keys = ("precision", "origin", "reason", "module", "source", "authored", "quantized")
+    about = {key: node.metadata.get(f"{PREFIX}{key}", "") for key in keys}
+    if node.op == "Cast" and about["precision"]:  # other Casts are merged into it on the way
+        given, to = (label(onnx_type(t)) for t in (node.inputs[0], node.outputs[0]))
+        about["precision"] = label(compute_type(node))
+        ours = f", where {about['reason']}" if about["origin"] != "cast" else ""
+        about["reason"] = f"Cast from {given} to {to}{ours}"
     return NodePlan(node.name, node.op, outputs=tuple(label(onnx_type(t)) for t in node.outputs), **about)

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch2trt_onnx.backends.layers import Binding, EngineLayer, EngineTensor
 from torch2trt_onnx.compare import Comparison, OutputComparison
-from torch2trt_onnx.plan import NodePlan, PrecisionPlan
-from torch2trt_onnx.precision import TYPES, Precision
+from torch2trt_onnx.plan import Asked, NodePlan, PrecisionPlan
+from torch2trt_onnx.precision import TYPES
 
 _LABELS = {word: row.label for row in TYPES for word in (row.tensorrt, row.dump) if word}
 
@@ -81,13 +81,7 @@ class Report:
         if compared is not None:
             compared.pop("ok")
             compared = Comparison(**{**compared, "outputs": [OutputComparison(**o) for o in compared["outputs"]]})
-        asked = data["plan"]["precisions"]
-        plan = PrecisionPlan(
-            tuple(n.plan for n in nodes),
-            frozenset(map(Precision.of, asked)) if asked is not None else None,
-            data["plan"]["policy"],
-            data["plan"]["strict"],
-        )
+        plan = PrecisionPlan(tuple(n.plan for n in nodes), Asked.from_json(data["plan"]))
         rest = {key: data[key] for key in ("source", "warnings", "lost_inputs", "backend", "seconds", "sizes")}
         return cls(
             **rest,
@@ -106,7 +100,7 @@ class Report:
             for key, value in vars(self).items()
             if key not in ("plan", "nodes", "comparison", "layers", "bindings")
         }
-        data["plan"] = self.plan.to_json()
+        data["plan"] = self.plan.asked.to_json()
         data["nodes"] = [{**asdict(n.plan), "network": n.network, "layers": n.layers} for n in self.nodes]
         data["comparison"] = {**asdict(self.comparison), "ok": self.comparison.ok} if self.comparison else None
         data["layers"] = [asdict(layer) for layer in self.layers]

@@ -1,0 +1,614 @@
+"""Deciding which precision each node is to run in, from what the author says, what the user asks, and what operators can.
+
+The graph's types stay as they are here: the decision goes into the metadata of the nodes, and `Retype` does it. The rules are those of
+`casting_semantics.md`: layer casting, tensor casting, policies, strict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from torch2trt_onnx import borders
+from torch2trt_onnx.borders import NARROW, NEITHER, WIDE, Flow
+from torch2trt_onnx.errors import PrecisionError
+from torch2trt_onnx.graph import PREFIX, Graph, Tie, producer, subgraphs, ties
+from torch2trt_onnx.passes.annotate_precision import TRANSPARENT
+from torch2trt_onnx.passes.retype import CARRIED_KEY
+from torch2trt_onnx.plan import ASKED_KEY, Asked
+from torch2trt_onnx.precision import FLOATS, ElementType, Precision, is_lossless, label
+from torch2trt_onnx.rules import Rule
+from torch2trt_onnx.typecheck import NO_PRECISION, Retyping, compute_type, onnx_type, retyping
+
+FP32, FP16, BF16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16), int(TensorProto.BFLOAT16)
+
+MOVING = frozenset(
+    {
+        "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Gather", "GatherElements", "GatherND",
+        "Concat", "Split", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "ScatterElements", "ScatterND",
+    }
+)  # fmt: skip
+"""Operators that move values and compute none."""
+
+MONOTONE = frozenset(
+    {"Relu", "MaxPool", "GlobalMaxPool", "Max", "Min", "Clip", "Neg", "Abs", "ReduceMax", "ReduceMin", "Where"}
+)
+"""Operators that choose among values: rounding before them gives what rounding after them gives, to the bit."""
+
+ADDING = frozenset({"add", "mul"})
+"""Values of the attribute `reduction` with which ScatterElements and ScatterND compute."""
+
+GAPS = {("ConvTranspose", BF16): "TensorRT cannot infer the type of a bf16 ConvTranspose"}
+"""What TensorRT cannot build, whatever ONNX says (measured on TensorRT-RTX 1.7.1.116; known of 10 and 11)."""
+
+CAPABILITY = {Precision.BF16: (8, 0), Precision.FP8: (8, 9)}
+"""The first compute capability that has a precision; older ones refuse the whole network."""
+
+LARGEST_READ = 4096  # elements of a constant whose values are looked at one by one
+
+
+@dataclass
+class Choice:
+    """What is decided for one node, or for one thing that a control-flow node hands over.
+
+    Args:
+        node: which.
+        given: the ONNX type that it has in the source.
+        to: the type that it is to have.
+        origin: where that comes from.
+        reason: in words.
+        free: it may take another type where that is cheaper.
+        tie: what is handed over; None for a node of its own.
+    """
+
+    node: gs.Node
+    given: int
+    to: int
+    origin: str
+    reason: str
+    free: bool = False
+    tie: Tie | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether it departs from the source."""
+        return self.to != self.given
+
+
+def decide(graph: Graph, asked: Asked, shapes: Mapping[str, Sequence[int | None]], targets: Sequence[str]) -> list[str]:
+    """Write the plan into the graph.
+
+    Args:
+        graph: annotated; see `AnnotatePrecision`.
+        asked: what the user wants.
+        shapes: of the dynamic inputs, by name: Casts are placed where they are cheapest at these.
+        targets: the compute capabilities to build for, such as "8.9".
+
+    Returns:
+        Warnings.
+
+    Raises:
+        PrecisionError: what is asked for contradicts the source, the operators or a device; it names every node.
+    """
+    _refuse_contradictions(asked)
+    graph.metadata[ASKED_KEY] = json.dumps(asked.to_json())
+    planner = _Planner(graph, asked)
+    planner.choose()
+    planner.place(shapes)
+    planner.write()
+    return [*planner.notes, *_check_result(planner.choices, asked, targets)]
+
+
+def matches(graph: Graph, rules: Sequence[Rule]) -> list[list[gs.Node]]:
+    """For each rule the nodes that it matches, whether or not a later rule wins."""
+    found: list[list[gs.Node]] = [[] for _ in rules]
+    for node in graph.nodes():
+        if not compute_type(node):
+            continue
+        module, tensors = node.metadata.get(f"{PREFIX}module", ""), [t.name for t in node.outputs]
+        for rule, nodes in zip(rules, found, strict=True):
+            if rule.matches(node.name, module, node.op, tensors):
+                nodes.append(node)
+    return found
+
+
+def _refuse_contradictions(asked: Asked) -> None:
+    outside = [
+        f"rule {number} ({rule})"
+        for number, rule in enumerate(asked.rules, 1)
+        if asked.precisions is not None and rule.precision not in asked.precisions
+    ]
+    if outside:
+        raise PrecisionError(
+            "rules ask for precisions that are not asked for",
+            why="; ".join(outside),
+            fix="add them to precisions, or change the rules",
+        )
+
+
+@dataclass
+class _Planner:
+    """One decision. `choose` takes node by node, `place` what is free, `write` puts it down."""
+
+    graph: Graph
+    asked: Asked
+    choices: list[Choice] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _of: dict[int, Choice] = field(default_factory=dict)  # by id of the node
+    _tied: dict[int, list[Choice]] = field(default_factory=dict)  # by id of the control-flow node
+    _overflow: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wanted = self.asked.precisions
+        self.enabled = None if wanted is None else {ElementType.of(p).onnx for p in wanted if not p.is_quantized}
+
+    # --- node by node
+
+    def choose(self) -> None:
+        """The wanted type of each node on its own; conflicts are gathered, so that the error names all."""
+        told = self._rules()
+        conflicts: list[str] = []
+        islands: list[str] = []
+        for node in self.graph.nodes():
+            self._tied[id(node)] = [self._tie_choice(node, tie) for tie in ties(node)]
+            self.choices += self._tied[id(node)]
+            given = compute_type(node)
+            if not given or node.op in NO_PRECISION:
+                continue
+            choice = self._choice(node, given, told.get(id(node)), conflicts, islands)
+            self.choices.append(choice)
+            self._of[id(node)] = choice
+        if conflicts:
+            held = self.asked.words
+            raise PrecisionError(
+                f"When strict is True, each node needs a precision that was asked for ({held}); {len(conflicts)} cannot have one"
+                if self.asked.strict
+                else f"{len(conflicts)} nodes cannot have the precision that was asked for",
+                why="\n       ".join(conflicts),
+                fix="add their precisions to those asked for, retype those layers in the model, or leave strict out",
+            )
+        if islands:
+            self.notes.append(f"{len(islands)} nodes stay out of the precisions asked for: " + "; ".join(islands))
+
+    def _rules(self) -> dict[int, tuple[int, int, str]]:
+        """`id` of a node -> (type, number, text) of the last rule that matches it; dead rules are told of."""
+        told: dict[int, tuple[int, int, str]] = {}
+        for number, (rule, nodes) in enumerate(
+            zip(self.asked.rules, matches(self.graph, self.asked.rules), strict=True), 1
+        ):
+            if not nodes:
+                self.notes.append(f"rule {number} ({rule}) matches no node")
+            for node in nodes:
+                told[id(node)] = (ElementType.of(rule.precision).onnx, number, str(rule))
+        return told
+
+    def _choice(
+        self, node: gs.Node, given: int, told: tuple[int, int, str] | None, conflicts: list[str], islands: list[str]
+    ) -> Choice:
+        said = node.metadata.get(f"{PREFIX}reason", "")
+        origin = node.metadata.get(f"{PREFIX}origin", "tensors")
+        where = f"{node.op} {node.name!r}"
+        candidates, why_origin, why = self._candidates(node, given, told)
+        if not candidates:
+            conflicts.append(f"{where} is {label(given)}: {said}")
+            return Choice(node, given, given, origin, said)
+        obstacles = []
+        for kind in candidates:
+            obstacle = self._obstacle(node, kind)
+            if obstacle is None:
+                break
+            obstacles.append(f"not {label(kind)}: {obstacle}")
+        else:
+            if self.asked.strict:
+                conflicts.append(f"{where}: {'; '.join(obstacles)}")
+            kind = given if self._obstacle(node, given) is None else FP32
+        if obstacles:
+            why_origin, why = "operator", "; ".join(obstacles)
+            islands.append(f"{where} is {label(kind)} ({why})")
+        elif kind == given and why_origin == "narrowed":
+            islands.append(f"{where} is {label(kind)} (no other floating-point precision was asked for)")
+        free = told is None and self._is_free(node, origin)
+        if kind == given and told is None and not obstacles:
+            return Choice(node, given, kind, origin, said, free)
+        return Choice(node, given, kind, why_origin, f"{why}; in the source it is {label(given)}: {said}", free)
+
+    def _candidates(self, node: gs.Node, given: int, told: tuple[int, int, str] | None) -> tuple[list[int], str, str]:
+        """The types to try, in this order, where they come from, and why; none where nothing is allowed."""
+        if told is not None:
+            to, number, text = told
+            return [to], "rule", f"rule {number}: {text}"
+        pinned = self.asked.weightless == "fp32" and self._is_weightless(node) and node.op not in MOVING
+        if pinned and given != FP32 and (self.enabled is None or FP32 in self.enabled):
+            return [FP32], "policy", "weightless nodes are fp32"
+        if self.enabled is None or given in self.enabled:
+            return [given], "", ""
+        is_fp32_cast = node.op == "Cast" and given == FP32
+        if self.asked.strict and given != FP32 and not is_fp32_cast:
+            return [], "", ""
+        reduced = [kind for kind in (FP16, BF16) if kind in self.enabled]
+        if given != FP32 and FP32 in self.enabled:
+            return [FP32], "widened", f"{label(given)} was not asked for"
+        order = reduced if self.asked.strict else [*reduced, FP32]
+        origin = "narrowed" if given == FP32 else "widened"
+        return order, origin, f"{label(given)} was not asked for"
+
+    def _is_weightless(self, node: gs.Node) -> bool:
+        return bool(node.metadata.get(f"{PREFIX}origin") == "tensors")
+
+    def _is_free(self, node: gs.Node, origin: str) -> bool:
+        """Whether a node may take another type than its own where that is cheaper."""
+        if (
+            self.asked.weightless == "free"
+            and origin == "tensors"
+            and node.op not in ("QuantizeLinear", "DequantizeLinear")
+        ):
+            return True
+        if self.asked.weightless == "fp32" and node.op in MONOTONE:
+            return False
+        if _is_embedding(node):
+            return False
+        if node.op in ("ScatterElements", "ScatterND") and node.attrs.get("reduction", "none") in ADDING:
+            return False
+        return node.op in MOVING | MONOTONE
+
+    def _tie_choice(self, node: gs.Node, tie: Tie) -> Choice:
+        given = next((kind for t in tie.makes if (kind := onnx_type(t))), 0)
+        to = given
+        if given in FLOATS and self.enabled is not None and given not in self.enabled:
+            order = [FP32] if FP32 in self.enabled and given != FP32 else [k for k in (FP16, BF16) if k in self.enabled]
+            to = next(iter(order), given)
+        return Choice(node, given, to, "tensors", "handed over", given in FLOATS, tie)
+
+    def _obstacle(self, node: gs.Node, to: int) -> str | None:
+        """Why a node cannot run in a type; None where it can."""
+        if (node.op, to) in GAPS:
+            return GAPS[node.op, to]
+        given = compute_type(node)
+        if node.op == "Cast" or to == given:
+            return None
+        types = retyping(node, to, self.graph.opset)
+        if isinstance(types, str):
+            return types
+        if is_lossless(given, to) or (node.op in MOVING | MONOTONE and not _is_embedding(node)):
+            return None  # what only hands values on loses no more than what reads them
+        for tensor in node.inputs:
+            for constant in _constants(tensor):
+                problem = self._range_problem(constant, to, node.op)
+                if problem:
+                    return problem
+        return None
+
+    def _range_problem(self, constant: gs.Constant, to: int, op: str) -> str:
+        """What an initializer loses that cannot be had back: values that become infinite, or all of them zero."""
+        key = (id(constant), to)
+        if key not in self._overflow:
+            self._overflow[key] = _loss(self.graph.array(constant), to)
+        loss = self._overflow[key]
+        harmless = loss.endswith("zero") and self.asked.strict and op not in ("QuantizeLinear", "DequantizeLinear")
+        return f"{constant.name!r}: {loss}" if loss and not harmless else ""
+
+    # --- what is free
+
+    def place(self, shapes: Mapping[str, Sequence[int | None]]) -> None:
+        """Give what is free the type in which the fewest bytes are moved, where the plan departs from the source around it."""
+        for kind in (FP16, BF16):
+            places = self._open_places(kind)
+            if places:
+                problem = _Problem(self, places, kind, self.graph.sizes(shapes))
+                for choice, narrow in zip(places, borders.cheapest(len(places), problem.flows()), strict=True):
+                    choice.free = False
+                    to = kind if narrow else FP32
+                    if to != choice.to:
+                        choice.to, choice.origin = to, "border"
+                        choice.reason = f"it fits {label(kind)} and fp32, and fewest bytes move in {label(to)}"
+
+    def _open_places(self, kind: int) -> list[Choice]:
+        """What is free between fp32 and a type, and hangs together with something that departs from the source."""
+        places = [
+            c for c in self.choices if c.free and c.to in (FP32, kind) and self._fits(c, FP32) and self._fits(c, kind)
+        ]
+        if self.asked.weightless == "free":
+            return places if self.enabled is None or kind in self.enabled else []
+        index = {id(c): i for i, c in enumerate(places)}
+        parent = list(range(len(places)))
+
+        def root(i: int) -> int:
+            while parent[i] != i:
+                parent[i] = parent[parent[i]]
+                i = parent[i]
+            return i
+
+        touched: set[int] = set()
+        makers = self.makers()
+        for choice in places:
+            mine = index[id(choice)]
+            for other in self._neighbours(choice, makers):
+                if id(other) in index:
+                    parent[root(index[id(other)])] = root(mine)
+                elif other.changed:
+                    touched.add(mine)
+        touched |= {i for i, choice in enumerate(places) if choice.changed}
+        open_roots = {root(i) for i in touched}
+        return [c for i, c in enumerate(places) if root(i) in open_roots]
+
+    def _fits(self, choice: Choice, kind: int) -> bool:
+        """Whether a free place may have a type at all."""
+        if self.enabled is not None and kind not in self.enabled and (self.asked.strict or kind != FP32):
+            return False
+        return choice.tie is not None or self._obstacle(choice.node, kind) is None
+
+    def makers(self) -> dict[int, Choice]:
+        """`id` of a tensor -> what makes it."""
+        made = {id(t): c for c in self._of.values() for t in c.node.outputs}
+        return made | {id(t): c for group in self._tied.values() for c in group if c.tie for t in c.tie.makes}
+
+    def readers(self, tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
+        """`(node, position)` of each use of a tensor as an input."""
+        for node in {id(n): n for n in tensor.outputs}.values():
+            yield from ((node, index) for index, t in enumerate(node.inputs) if t is tensor)
+
+    def reader(self, node: gs.Node, index: int) -> Choice | None:
+        """What reads an input of a node; None for a condition or a trip count, and for nodes of no precision."""
+        if id(node) in self._of:
+            return self._of[id(node)]
+        return next((c for c in self._tied[id(node)] if c.tie and index in c.tie.inputs), None)
+
+    def _neighbours(self, choice: Choice, makers: Mapping[int, Choice]) -> Iterator[Choice]:
+        made = choice.tie.makes if choice.tie else choice.node.outputs
+        read = choice.tie.reads(choice.node) if choice.tie else choice.node.inputs
+        yield from (makers[id(t)] for t in read if id(t) in makers)
+        for tensor in made:
+            yield from filter(None, (self.reader(*use) for use in self.readers(tensor)))
+
+    # --- putting it down
+
+    def write(self) -> None:
+        """Put the decision into the metadata of the nodes."""
+        for choice in self.choices:
+            if choice.tie is not None:
+                continue
+            about = choice.node.metadata
+            about[f"{PREFIX}authored"] = label(choice.given)
+            about[f"{PREFIX}precision"] = label(choice.to)
+            about[f"{PREFIX}origin"], about[f"{PREFIX}reason"] = choice.origin, choice.reason
+        for group in self._tied.values():
+            if any(c.changed for c in group):
+                group[0].node.metadata[CARRIED_KEY] = ",".join(str(c.to) for c in group)
+
+
+class _Problem:
+    """The tensors around what is free, as `borders` takes them."""
+
+    def __init__(self, planner: _Planner, places: list[Choice], kind: int, sizes: Mapping[str, int]) -> None:
+        self._planner, self._places, self._kind, self._sizes = planner, places, kind, sizes
+        self._index = {id(c): i for i, c in enumerate(places)}
+        self._makers = planner.makers()
+        self._results = _body_results(planner)
+        self._outputs = {id(t) for t in planner.graph.ir.outputs}
+        self._types: dict[int, Retyping] = {}
+        self._exact = self._representable()
+
+    def flows(self) -> list[Flow]:
+        """Each tensor that a place makes or reads."""
+        tensors: dict[int, gs.Tensor] = {}
+        for choice in self._places:
+            made = choice.tie.makes if choice.tie else choice.node.outputs
+            read = choice.tie.reads(choice.node) if choice.tie else choice.node.inputs
+            tensors |= {id(t): t for t in (*made, *read) if onnx_type(t) in FLOATS}
+        return [self._flow(t) for t in tensors.values()]
+
+    def _flow(self, tensor: gs.Tensor) -> Flow:
+        maker = self._maker(tensor)
+        readers: list[int] = []
+        bound: list[int] = []
+        raw = 0
+        for node, index in self._planner.readers(tensor):
+            choice = self._planner.reader(node, index)
+            if choice is None:
+                raw += 1  # Shape and Size see no values
+            elif node.op == "Cast":
+                raw += 1
+                bound += [WIDE] * (choice.to != self._kind)  # a Cast to this type rounds by itself
+            else:
+                place = self._place(choice, index)
+                readers += [place] * (place != NEITHER)
+                bound.append(WIDE if place == NEITHER else place)
+        results = [self._place(c, 0) for c in self._results.get(id(tensor), [])]
+        if id(tensor) in self._outputs:
+            results.append(self._label(onnx_type(tensor)))
+        readers += results
+        bound += results
+        may_round = maker < 0 or id(tensor) in self._exact or self._is_set_free(self._places[maker])
+        elements = self._sizes.get(tensor.name, 1)
+        if isinstance(tensor, gs.Constant):
+            elements = int(np.prod(tensor.shape, dtype=np.int64))
+        return Flow(max(elements, 1), maker, tuple(readers), raw, () if may_round else tuple(bound))
+
+    def _is_set_free(self, choice: Choice) -> bool:
+        """Whether the user lets it round: under `weightless="free"`, whatever computes."""
+        return self._planner.asked.weightless == "free" and choice.tie is None
+
+    def _maker(self, tensor: gs.Tensor) -> int:
+        if isinstance(tensor, gs.Constant):
+            return NEITHER
+        choice = self._makers.get(id(tensor))
+        if choice is None:
+            return self._label(onnx_type(tensor))  # an input
+        if id(choice) in self._index:
+            return self._index[id(choice)]
+        return self._label(self._made(choice, tensor))
+
+    def _place(self, choice: Choice, index: int) -> int:
+        """The place of a reader, or the type that it reads an input in."""
+        if id(choice) in self._index:
+            return self._index[id(choice)]
+        return self._label(choice.to if choice.tie else self._retyping(choice).inputs[index])
+
+    def _label(self, kind: int) -> int:
+        return {FP32: WIDE, self._kind: NARROW}.get(kind, NEITHER)
+
+    def _made(self, choice: Choice, tensor: gs.Tensor) -> int:
+        if choice.tie or choice.node.op == "Cast":
+            return choice.to
+        index = next(i for i, t in enumerate(choice.node.outputs) if t is tensor)
+        return self._retyping(choice).outputs[index]
+
+    def _retyping(self, choice: Choice) -> Retyping:
+        if id(choice) not in self._types:
+            types = retyping(choice.node, choice.to, self._planner.graph.opset)
+            assert isinstance(types, Retyping)  # _obstacle has asked
+            self._types[id(choice)] = types
+        return self._types[id(choice)]
+
+    def _representable(self) -> set[int]:
+        """The tensors whose values the narrow type has already, so that holding them in it rounds nothing."""
+        exact: set[int] = set()
+        kind = self._kind
+
+        def is_exact(tensor: gs.Tensor) -> bool:
+            if isinstance(tensor, gs.Constant):
+                if onnx_type(tensor) == FP32 and np.prod(tensor.shape, dtype=np.int64) <= LARGEST_READ:
+                    values = self._planner.graph.array(tensor).astype(np.float32)
+                    return bool(np.array_equal(_cast(values, kind).astype(np.float32), values, equal_nan=True))
+                return is_lossless(onnx_type(tensor), kind)
+            return id(tensor) in exact or (id(tensor) not in self._makers and onnx_type(tensor) == kind)
+
+        for node in _inner_first(self._planner.graph.ir):
+            for tie in self._planner._tied[id(node)]:
+                if node.op == "If" and tie.tie and all(map(is_exact, tie.tie.reads(node))):
+                    exact.update(id(t) for t in tie.tie.makes)
+            choice = self._planner._of.get(id(node))
+            if choice is None:
+                continue
+            if node.op == "Cast":
+                source = node.inputs[0]
+                if (
+                    choice.to == kind
+                    or is_exact(source)
+                    or (onnx_type(source) not in FLOATS and is_lossless(onnx_type(source), kind))
+                ):
+                    exact.update(id(t) for t in node.outputs)
+            elif id(choice) in self._index:
+                if (node.op in MOVING or node.op in MONOTONE) and all(
+                    is_exact(t) for t in node.inputs if onnx_type(t) in FLOATS
+                ):
+                    exact.update(id(t) for t in node.outputs)
+            else:
+                exact.update(
+                    id(t) for t, made in zip(node.outputs, self._retyping(choice).outputs, strict=True) if made == kind
+                )
+        return exact
+
+
+def _is_embedding(node: gs.Node) -> bool:
+    """Whether a node looks up weights, which say its type."""
+    return node.op == "Gather" and isinstance(node.inputs[0], gs.Constant)
+
+
+def _body_results(planner: _Planner) -> dict[int, list[Choice]]:
+    """`id` of a tensor -> what takes it out of a body."""
+    found: dict[int, list[Choice]] = defaultdict(list)
+    for group in planner._tied.values():
+        for choice in group:
+            for body, index in choice.tie.results if choice.tie else []:
+                found[id(body.outputs[index])].append(choice)
+    return found
+
+
+def _inner_first(graph: gs.Graph) -> Iterator[gs.Node]:
+    """All nodes, those of a body right before the node that has it."""
+    for node in graph.nodes:
+        for body in subgraphs(node):
+            yield from _inner_first(body)
+        yield node
+
+
+def _constants(tensor: gs.Tensor) -> Iterator[gs.Constant]:
+    """The fp32 and reduced initializers that a tensor is made of, and of nothing else but constants."""
+    waiting, found = [tensor], []
+    while waiting:
+        tensor = waiting.pop()
+        if isinstance(tensor, gs.Constant):
+            if onnx_type(tensor) in FLOATS:
+                found.append(tensor)
+            continue
+        maker = producer(tensor)
+        if maker is None or maker.op not in TRANSPARENT or maker.op == "DequantizeLinear":
+            return
+        waiting += maker.inputs if maker.op == "Concat" else maker.inputs[:1]
+    yield from found
+
+
+def _cast(values: np.ndarray, to: int) -> np.ndarray:
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return values.astype(ElementType.of(to).numpy)
+
+
+def _loss(values: np.ndarray, to: int) -> str:
+    """Why values cannot be held in a type, in words; '' where they can. Read in parts, so that large weights are never copied whole."""
+    flat = values.reshape(-1)
+    infinite, zero, nonzero = 0, 0, 0
+    for start in range(0, flat.size, 1 << 22):
+        part = flat[start : start + (1 << 22)].astype(np.float32)
+        cast = _cast(part, to)
+        infinite += int(np.count_nonzero(np.isfinite(part) & ~np.isfinite(cast)))
+        zero += int(np.count_nonzero((part != 0) & (cast == 0)))
+        nonzero += int(np.count_nonzero(part))
+    if infinite:
+        largest = float(np.nanmax(np.abs(np.where(np.isfinite(flat), flat, 0)).astype(np.float32)))
+        return f"{infinite} of {flat.size} values become infinite (the largest is {largest:g})"
+    return f"all {nonzero} values become zero" if nonzero and zero == nonzero else ""
+
+
+def _check_result(choices: Iterable[Choice], asked: Asked, targets: Sequence[str]) -> list[str]:
+    """Fail where nothing runs as asked, or a device lacks a precision; warnings of what was not asked for and stays."""
+    runs: dict[Precision, list[gs.Node]] = defaultdict(list)
+    for choice in choices:
+        if choice.tie is None:
+            runs[Precision.of(choice.to)].append(choice.node)
+            quantized = choice.node.metadata.get(f"{PREFIX}quantized")
+            if quantized:
+                runs[Precision.of(quantized)].append(choice.node)
+    lacking = [
+        f"{target} has no {precision.value} (it begins with {'.'.join(map(str, first))}): {_names(runs[precision])}"
+        for precision, first in CAPABILITY.items()
+        for target in targets
+        if runs.get(precision) and tuple(map(int, target.split("."))) < first
+    ]
+    if lacking:
+        raise PrecisionError(
+            f"Requested {', '.join(p.value for p in CAPABILITY if runs.get(p))}, but a compute capability does not support it",
+            why="\n       ".join(lacking),
+            fix="leave that compute capability out, or the precision",
+        )
+    if asked.precisions is None:
+        return []
+    reduced = asked.precisions - {Precision.FP32}
+    if reduced and not reduced & set(runs):
+        raise PrecisionError(
+            f"{', '.join(sorted(p.value for p in reduced))} was asked for, and not one node of the model runs in it",
+            why="under strong typing the types in the graph are the types of the network, so this would be an fp32 engine",
+            fix="cast layers in the model (layer.half(), torch.autocast), write rules, or leave fp32 out of precisions to narrow it all; "
+            "choosing nodes for you (policy='auto') is not built yet",
+        )
+    outside = {p: nodes for p, nodes in runs.items() if p.is_quantized and p not in asked.precisions}
+    if outside and asked.strict:
+        raise PrecisionError(
+            "When strict is True, each node needs a precision that was asked for",
+            why="\n       ".join(f"{p.value} by Q/DQ: {_names(nodes)}" for p, nodes in outside.items()),
+            fix="add it to precisions",
+        )
+    return [
+        f"{p.value} was not asked for, and stays, because the model is quantized: {_names(n)}"
+        for p, n in outside.items()
+    ]
+
+
+def _names(nodes: Iterable[gs.Node]) -> str:
+    return ", ".join(f"{node.op} {node.name!r}" for node in nodes)
