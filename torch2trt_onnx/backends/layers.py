@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from torch2trt_onnx.precision import TYPES
+
 LINE = re.compile(
     r"^Name: (?P<name>.*), LayerType: (?P<type>\S*), Inputs: \[(?P<inputs>.*)\], Constants: \[(?P<constants>.*)\], "
     r"Outputs: \[(?P<outputs>.*)\], TacticName: (?P<tactic>.*), StreamId: (?P<stream>-?\d+), Metadata: (?P<metadata>.*)$"
@@ -23,6 +25,8 @@ BINDING = re.compile(
 )
 FORMAT = re.compile(r"Format: (.*?) \}")
 NODE = "[ONNX Layer: "
+LABELS = {word: row.label for row in TYPES for word in (row.tensorrt, row.dump) if word}
+"""TensorRT's names of the types, in its API (HALF) and its dump (Half), as ours (fp16)."""
 
 
 @dataclass(frozen=True)
@@ -103,5 +107,7 @@ def _dims(text: str) -> tuple[int, ...]:
 
 
 def _nodes(metadata: str) -> tuple[str, ...]:
+    """The nodes of a layer; of one in a body, the metadata says after " | " in which."""
     parts = (part.strip() for part in metadata.split("\x1f"))
-    return tuple(part.removeprefix(NODE).removesuffix("]") for part in parts if part.startswith(NODE))
+    names = (part.removeprefix(NODE).removesuffix("]").split(" | ")[0] for part in parts if part.startswith(NODE))
+    return tuple(dict.fromkeys(names))
