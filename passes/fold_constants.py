@@ -87,6 +87,8 @@ class FoldConstants(Pass):
 def _is_foldable(node: gs.Node, within: set[int]) -> bool:
     if (node.domain or "") not in ("", "ai.onnx") or node.op in NEVER or subgraphs(node) or not node.inputs:
         return False
+    if node.unread:  # what is run here lacks them
+        return False
     if not all(isinstance(t, gs.Constant) or id(t) in within or not t.name for t in node.inputs):
         return False
     if any(_nbytes(t) > LIMIT for t in node.inputs if isinstance(t, gs.Constant)):

@@ -54,6 +54,36 @@ def test_what_graphsurgeon_drops_survives():
     onnx.checker.check_model(after, full_check=True)
 
 
+def test_attributes_that_graphsurgeon_loses_survive():
+    """Empty lists it fails at, bytes that are no text too; types and lists of tensors it drops."""
+    kinds = helper.make_tensor_type_proto(TensorProto.FLOAT, [2])
+    tensors = [helper.make_tensor("t", TensorProto.FLOAT, [1], [2])]
+    odd = {"kind": kinds, "tensors": tensors, "bytes": b"\xff", "more": [b"a", b"\xfe"], "plain": 3}
+    model = parse("g (float[1,2] x) => (float[2] y) { v = Squeeze(x)  y = com.example.Odd(v) }", opset=11)
+    for node, empty in zip(model.graph.node, ("axes", "floats"), strict=True):
+        kind = onnx.AttributeProto.INTS if empty == "axes" else onnx.AttributeProto.FLOATS
+        node.attribute.add(name=empty, type=kind)
+    model.graph.node[1].attribute.extend(helper.make_attribute(name, value) for name, value in odd.items())
+    given = model.SerializeToString()
+    scene = Scene(model)
+    scene.run(*pipeline.passes({}))
+    assert model.SerializeToString() == given
+    for before, after in zip(model.graph.node, scene.proto().graph.node, strict=True):
+        found = {a.name: a for a in after.attribute}
+        assert {a.name: a for a in before.attribute} == found
+
+
+def test_attributes_that_graphsurgeon_loses_survive_in_bodies():
+    scene = Scene(
+        """g (bool c, float[2] x) => (float[2] y) {
+            y = If(c) <then_branch = t() => (float[2] a) { a = Neg(x) }, else_branch = e() => (float[2] b) { b = Abs(x) }> }"""
+    )
+    model = scene.source
+    model.graph.node[0].attribute[0].g.node[0].attribute.add(name="none", type=onnx.AttributeProto.INTS)
+    body = Scene(model).proto().graph.node[0].attribute[0].g
+    assert [a.name for a in body.node[0].attribute] == ["none"]
+
+
 def test_metadata_follows_its_node_when_others_go_and_the_order_changes():
     model = parse("g (float[2] x) => (float[2] y) { a = Relu(x)  dead = Neg(x)  b = Abs(a)  y = Exp(b) }")
     for node in model.graph.node:
@@ -265,6 +295,13 @@ def test_sequences_come_out_as_they_went_in():
         for v in (*scene.proto().graph.input, *scene.proto().graph.output)
     ]
     assert kinds == [TensorProto.FLOAT16, TensorProto.UNDEFINED, TensorProto.FLOAT16]
+
+
+def test_the_bindings_of_sequences_keep_their_shapes():
+    scene = Scene("g (seq(float[N,3]) s) => (seq(float[N,3]) t) { t = Identity(s) }")
+    scene.run(*pipeline.passes({}))
+    before, after = scene.source.graph, scene.proto().graph
+    assert [v.type for v in (*after.input, *after.output)] == [v.type for v in (*before.input, *before.output)]
 
 
 def test_optionals_come_out_as_they_went_in():

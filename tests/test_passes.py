@@ -766,6 +766,17 @@ def test_fold_constants(case):
     check(case, FoldConstants())
 
 
+def test_fold_constants_leaves_operators_with_attributes_that_graphsurgeon_loses():
+    """An empty list may mean something else than none, and what is computed here would lack it."""
+    model = parse(
+        "g (float[1,2] x) => (float[1,2] y) <float[1,2] w = {1, 2}> { v = Squeeze(w)  y = Add(x, v) }", opset=11
+    )
+    model.graph.node[0].attribute.add(name="axes", type=onnx.AttributeProto.INTS)
+    scene = Scene(model)
+    assert scene.run(FoldConstants()) == []
+    assert_same_numbers(model, scene.proto())
+
+
 def test_the_result_of_the_regression():
     scene = Scene(FOLD["int64 -> float -> x 0.5 -> int64 keeps both Casts"][0])
     scene.run(*pipeline.passes({}))

@@ -1,8 +1,8 @@
 """The graph that passes edit: onnx-graphsurgeon's, with what it drops (metadata, source lines) and what it lacks (types).
 
-graphsurgeon keeps operators, attributes, tensors and opsets. It drops `metadata_props` and `doc_string` of the model and of
-each node, and leaves stale types behind an edit. `Graph` carries the first on the node objects themselves, so that they
-survive renaming and reordering, and recomputes the second.
+graphsurgeon keeps operators, tensors, opsets and most attributes. It drops `metadata_props` and `doc_string` of the model and
+of each node, drops or fails at some attributes, and leaves stale types behind an edit. `Graph` carries the first two on the
+node objects themselves, so that they survive renaming and reordering, and recomputes the third.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ PREFIX = "torch2trt_onnx."
 
 ODD_TYPES = ("optional_type", "map_type")
 
+READABLE = frozenset(
+    getattr(onnx.AttributeProto, kind)
+    for kind in ("FLOAT", "INT", "STRING", "TENSOR", "GRAPH", "FLOATS", "INTS", "STRINGS")
+)
+"""The types of attributes that graphsurgeon reads and writes."""
+
 
 class Graph:
     """A model under edit.
@@ -39,7 +45,8 @@ class Graph:
         weights: the store that the model's references point to.
 
     Attributes:
-        ir: the graphsurgeon graph. Each node has `metadata: dict[str, str]` and `doc_string: str`.
+        ir: the graphsurgeon graph. Each node has `metadata: dict[str, str]`, `doc_string: str`, and in
+            `unread: list[AttributeProto]` the attributes that graphsurgeon would lose.
         metadata: the model's `metadata_props`.
         weights: the store of the large tensors.
     """
@@ -49,7 +56,7 @@ class Graph:
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         self._about = {field: getattr(model, field) for field in ("domain", "model_version", "doc_string")}
         with G_LOGGER.suppress():
-            self.ir: gs.Graph = gs.import_onnx(model)
+            self.ir: gs.Graph = gs.import_onnx(_readable(model))
         _read_metadata(self.ir, model.graph)
         # graphsurgeon reads optional and map types, and cannot write them.
         values = (*model.graph.input, *model.graph.output)
@@ -57,6 +64,12 @@ class Graph:
         for tensor in (t for graph in self.graphs() for t in _tensors(graph)):
             if isinstance(tensor, gs.Variable) and tensor.type in ODD_TYPES:
                 tensor.dtype = None
+        elements = {
+            v.name: v.type.sequence_type.elem_type.tensor_type for v in values if v.type.HasField("sequence_type")
+        }
+        for tensor in (*self.ir.inputs, *self.ir.outputs):
+            if tensor.name in elements and elements[tensor.name].HasField("shape"):  # it reads their type only
+                tensor.shape = [_dim(d) for d in elements[tensor.name].shape.dim]
         self._names: set[str] = set()
         self._counts: dict[str, int] = {}
         self._name_tensors()
@@ -244,7 +257,7 @@ def new_node(
 ) -> gs.Node:
     """A node as `Graph` keeps them; its name comes from `Graph.fresh_name`."""
     node = gs.Node(op, name, attrs, inputs, outputs)
-    node.metadata, node.doc_string = {}, ""
+    node.metadata, node.doc_string, node.unread = {}, "", []
     return node
 
 
@@ -424,11 +437,52 @@ def _sorted(nodes: list[gs.Node], waits: list[set[int]]) -> list[gs.Node]:
     return order
 
 
+def _readable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, or a copy without the attributes that graphsurgeon fails at or drops."""
+    if all(map(_is_readable, _attributes(model.graph))):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    waiting = [copy.graph]
+    for graph in waiting:
+        for node in graph.node:
+            for index in reversed(range(len(node.attribute))):
+                if not _is_readable(node.attribute[index]):
+                    del node.attribute[index]
+            waiting.extend(attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH)
+    return copy
+
+
+def _attributes(graph: onnx.GraphProto) -> Iterator[onnx.AttributeProto]:
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield attribute
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _attributes(attribute.g)
+
+
+def _is_readable(attribute: onnx.AttributeProto) -> bool:
+    """Whether graphsurgeon gives an attribute back as it is: it guesses the type from the value, and reads bytes as text."""
+    lists = (onnx.AttributeProto.FLOATS, onnx.AttributeProto.INTS, onnx.AttributeProto.STRINGS)
+    if attribute.type in lists and not (attribute.floats or attribute.ints or attribute.strings):
+        return False
+    return attribute.type in READABLE and all(map(_is_text, (attribute.s, *attribute.strings)))
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _read_metadata(graph: gs.Graph, proto: onnx.GraphProto) -> None:
     # graphsurgeon imports and exports nodes one to one, in order; so do we, bodies included.
     for node, source in zip(graph.nodes, proto.node, strict=True):
         node.metadata = {entry.key: entry.value for entry in source.metadata_props}
         node.doc_string = source.doc_string
+        node.unread = [attribute for attribute in source.attribute if not _is_readable(attribute)]
         for body, inner in _bodies(node, source):
             _read_metadata(body, inner)
 
@@ -436,6 +490,7 @@ def _read_metadata(graph: gs.Graph, proto: onnx.GraphProto) -> None:
 def _write_metadata(graph: gs.Graph, proto: onnx.GraphProto) -> None:
     for node, target in zip(graph.nodes, proto.node, strict=True):
         target.doc_string = node.doc_string
+        target.attribute.extend(node.unread)
         for key, value in node.metadata.items():
             target.metadata_props.add(key=key, value=value)
         for body, inner in _bodies(node, target):
