@@ -9,9 +9,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from torch2trt_onnx.errors import GraphError
 from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.passes.base import Change, Pass
-from torch2trt_onnx.typecheck import onnx_type
+from torch2trt_onnx.typecheck import is_standard, onnx_type
 
 TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype", "softmax_precision", "stash_type"})
 LARGEST = float(np.finfo(np.float32).max)
@@ -27,7 +28,16 @@ class DemoteDouble(Pass):
     leaves_well_typed: ClassVar[bool] = False
 
     def apply(self, graph: Graph) -> Iterator[Change]:
-        """Edit the graph."""
+        """Edit the graph.
+
+        Raises:
+            GraphError: a BitCast takes an fp64 number apart, or puts one together.
+        """
+        for node in graph.nodes():
+            if node.op == "BitCast" and TensorProto.DOUBLE in map(onnx_type, (*node.inputs, *node.outputs)):
+                raise GraphError(
+                    "the bits of an fp64 number are not those of an fp32 one", where=f"BitCast {node.name!r}"
+                )
         constants: dict[int, gs.Constant] = {}
         for inner in graph.graphs():
             for tensor in (*inner.inputs, *inner.outputs):
@@ -46,6 +56,10 @@ class DemoteDouble(Pass):
                         yield Change(node.name, "computes in fp32", "TensorRT has no fp64", warn=True)
                     elif isinstance(value, gs.Constant) and onnx_type(value) == TensorProto.DOUBLE:
                         yield self._demote(graph, value, node.name)
+                for tensor in [] if is_standard(node) else node.outputs:  # no inference will find its type
+                    if onnx_type(tensor) == TensorProto.DOUBLE:
+                        tensor.dtype = TensorProto.FLOAT
+                        yield Change(node.name, "computes in fp32", "TensorRT has no fp64", warn=True)
                 for tensor in node.inputs:
                     is_double = isinstance(tensor, gs.Constant) and onnx_type(tensor) == TensorProto.DOUBLE
                     # A Python number that a Cast brings to its type is rounded once, by FoldWeightCasts.

@@ -44,7 +44,7 @@ class LiftConstants(Pass):
 
 
 def _constant(graph: Graph, node: gs.Node) -> gs.Constant | None:
-    """The value of a Constant node under the name of its output; None for strings and sparse tensors."""
+    """The value of a Constant node under the name of its output; None for strings."""
     name = node.outputs[0].name
     for key, value in node.attrs.items():
         if key == "value":

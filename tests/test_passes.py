@@ -176,6 +176,11 @@ DEMOTE = {
         }""",
         CHANGED,
     ),
+    "what an operator of another domain makes is fp32 as well": (
+        "g (double[2] x) => (double[2] y) <double[2] w = {1, 2}, double[2] v> { v = com.example.Wide(x)  y = Mul(v, w) }",
+        "g (float[2] x) => (float[2] y) <float[2] w = {1, 2}, float[2] v> { v = com.example.Wide(x)  y = Mul(v, w) }",
+        CHANGED,
+    ),
     "a graph without doubles stays as it is": (
         "g (float[2] x) => (float[2] y) { y = Relu(x) }",
         "g (float[2] x) => (float[2] y) { y = Relu(x) }",
@@ -186,6 +191,15 @@ DEMOTE = {
 @rewrites(DEMOTE)
 def test_demote_double(case):
     assert all(change.warn for change in check(case, DemoteDouble()))
+
+
+@pytest.mark.parametrize("text", [
+    "g (double[2] x) => (int64[2] y) { y = BitCast<to=7>(x) }",
+    "g (int64[2] x) => (double[2] y) { y = BitCast<to=11>(x) }",
+])  # fmt: skip
+def test_the_bits_of_a_double_cannot_be_had_from_fp32(text):
+    with pytest.raises(GraphError, match=r"bits of an fp64 number[\s\S]*BitCast_y"):
+        Scene(text, opset=26).run(DemoteDouble())
 
 
 def test_demote_double_counts_the_values_beyond_fp32():

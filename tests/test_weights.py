@@ -105,6 +105,26 @@ def test_adopt_takes_float_data_as_well_as_raw_data(store):
     assert np.array_equal(store.array(skeleton.graph.initializer[0]), np.arange(1000, dtype=np.float32))
 
 
+@pytest.mark.parametrize("indices", [[0, 5], [[0, 0], [1, 2]]], ids=["positions", "coordinates"])
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT64])
+def test_sparse_tensors_become_dense_ones(store, indices, kind):
+    sparse = onnx.helper.make_sparse_tensor(
+        onnx.helper.make_tensor("w", kind, [2], [1, 2]), numpy_helper.from_array(np.array(indices)), [2, 3]
+    )
+    model = parse("g () => (float[2,3] y, float[2,3] z) { y = Cast<to=1>(w)  z = Cast<to=1>(v) }", opset=19)
+    model.graph.sparse_initializer.append(sparse)
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["v"], sparse_value=sparse))
+    given = model.SerializeToString()
+    skeleton = store.adopt(model, None)
+    assert model.SerializeToString() == given
+    assert not skeleton.graph.sparse_initializer
+    for tensor in (skeleton.graph.initializer[0], skeleton.graph.node[0].attribute[0].t):
+        assert (tensor.name, tensor.data_type) == ("w", kind)
+        assert store.array(tensor).tolist() == [[1, 0, 0], [0, 0, 2]]
+    session = ort.InferenceSession(skeleton.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert [found.tolist() for found in session.run(None, {})] == [[[1, 0, 0], [0, 0, 2]]] * 2
+
+
 @pytest.mark.parametrize("make", [weighty, body_weight])
 @pytest.mark.parametrize(("limit", "files"), [(10**6, {"model.onnx"}), (1, {"model.onnx", "model.onnx.data"})])
 def test_save_writes_what_the_checker_and_onnx_runtime_load(store, tmp_path, make, limit, files):

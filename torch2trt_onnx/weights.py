@@ -85,7 +85,9 @@ class WeightStore:
         return raw.view(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(shape)
 
     def adopt(self, model: onnx.ModelProto, base: Path | None) -> onnx.ModelProto:
-        """A copy of a model whose large tensors lie in this store; the model itself is left as it is.
+        """A copy of a model whose large tensors lie in this store, and whose sparse tensors are dense, as no pass reads those.
+
+        The model itself is left as it is.
 
         Args:
             model: with its weights inside, or in external files.
@@ -107,11 +109,23 @@ class WeightStore:
                 for attribute in node.attribute:
                     if attribute.type == onnx.AttributeProto.TENSOR:
                         attribute.t.CopyFrom(self._adopted(attribute.t, base))
+                    elif attribute.type == onnx.AttributeProto.SPARSE_TENSOR and node.op_type == "Constant":
+                        dense = self._dense(attribute.sparse_tensor, base)
+                        attribute.CopyFrom(onnx.helper.make_attribute("value", dense))
             if graph is not skeleton.graph:
                 tensors = [self._adopted(t, base) for t in graph.initializer]
                 del graph.initializer[:]
                 graph.initializer.extend(tensors)
+            graph.initializer.extend(self._dense(t, base) for t in graph.sparse_initializer)
+            del graph.sparse_initializer[:]
         return skeleton
+
+    def _dense(self, sparse: onnx.SparseTensorProto, base: Path | None) -> TensorProto:
+        values, indices = (self.array(self._adopted(t, base)) for t in (sparse.values, sparse.indices))
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        where = tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, dense.shape)
+        dense[where] = values
+        return self.put_array(sparse.values.name, dense, sparse.values.data_type)
 
     def _adopted(self, tensor: TensorProto, base: Path | None) -> TensorProto:
         if tensor.data_location == TensorProto.EXTERNAL:
