@@ -9,10 +9,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from graphs import parse
 from torch import nn
 
 from torch2trt_onnx import Input, convert
-from torch2trt_onnx.errors import ConversionError, InputError, SourceError
+from torch2trt_onnx.errors import ConversionError, ConversionWarning, InputError, SourceError
 from torch2trt_onnx.exporters import source
 
 X = torch.linspace(-2, 2, 64).reshape(1, 1, 8, 8)
@@ -260,3 +261,23 @@ def test_pytorchs_own_notices_do_not_reach_the_user(net, tmp_path, capfd, form):
         warnings.simplefilter("error")
         convert(model, [X], backend="none")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("text", "why"), [
+    ("g (float[2] x) => (seq(float[2]) y) { y = SequenceConstruct(x, x) }", "output 'y' is no tensor"),
+    ("g (float[2] x) => (optional(float[2]) y) { y = Optional(x) }", "output 'y' is no tensor"),
+    ("g (int4[2] x) => (float[2] y) { y = Cast<to=1>(x) }", "Int4"),
+])  # fmt: skip
+def test_what_cannot_be_compared_is_converted_all_the_same(text, why):
+    with pytest.warns(ConversionWarning, match="not compared"):
+        conversion = convert(parse(text, opset=21), backend="none")
+    assert why in conversion.report.comparison.reference
+    onnx.checker.check_model(conversion.onnx, full_check=True)
+
+
+def test_casts_of_before_opset_6_are_refused_because_they_name_their_type_in_words():
+    model = parse('g (float16[2] x) => (float[2] y) { y = Cast<to="FLOAT">(x) }', opset=5)
+    with pytest.raises(SourceError, match=r"opset 5[\s\S]*version_converter"):
+        convert(model, backend="none")
+    old = parse("g (float[2] x) => (float[2] y) { y = Identity(x) }", opset=5)
+    assert convert(old, backend="none").report.comparison.ok

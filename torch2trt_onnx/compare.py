@@ -111,6 +111,9 @@ def compare(
         what: the reference in words.
     """
     result = Comparison(True, what, tolerance)
+    odd = [t.name for t in graph.ir.outputs if getattr(t, "type", "tensor_type") != "tensor_type"]
+    if odd:
+        return Comparison(False, f"not made: the output {odd[0]!r} is no tensor")
     try:
         cases = _cases(graph, reference, reference_inputs, device, result)
     except _ReferenceError as error:
@@ -169,18 +172,18 @@ def _cases(
         shapes = [getattr(i, f"{point}_shape") for i in reference_inputs]
         if point != "opt" and shapes == [i.opt_shape for i in reference_inputs]:
             continue
-        # Numbers that the binding can hold: both sides get the same.
-        tensors = [
-            i.tensor(s, bindings.get(str(i.name)) or ElementType.of(i.dtype), None, n)
-            for n, (i, s) in enumerate(zip(reference_inputs, shapes, strict=True))
-        ]
-        own = [  # copies, because a model may write into its input
-            t.to(device, ElementType.of(i.dtype).torch, copy=True)
-            for i, t in zip(reference_inputs, tensors, strict=True)
-        ]
         try:
+            # Numbers that the binding can hold: both sides get the same.
+            tensors = [
+                i.tensor(s, bindings.get(str(i.name)) or ElementType.of(i.dtype), None, n)
+                for n, (i, s) in enumerate(zip(reference_inputs, shapes, strict=True))
+            ]
+            own = [  # copies, because a model may write into its input
+                t.to(device, ElementType.of(i.dtype).torch, copy=True)
+                for i, t in zip(reference_inputs, tensors, strict=True)
+            ]
             expected = reference(own)
-        except Exception as error:  # whatever the user's own code raises
+        except Exception as error:  # whatever the user's own code raises; and PyTorch makes no int4 numbers
             if point == "opt":
                 raise _ReferenceError(_line(error)) from error
             result.shapes.append(f"the model itself fails at {point} shape: {_line(error)}")

@@ -123,7 +123,7 @@ class WeightStore:
     def _dense(self, sparse: onnx.SparseTensorProto, base: Path | None) -> TensorProto:
         values, indices = (self.array(self._adopted(t, base)) for t in (sparse.values, sparse.indices))
         dense = np.zeros(tuple(sparse.dims), values.dtype)
-        where = tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, dense.shape)
+        where = tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices.astype(np.int64), dense.shape)
         dense[where] = values
         return self.put_array(sparse.values.name, dense, sparse.values.data_type)
 

@@ -17,6 +17,9 @@ from torch2trt_onnx.errors import SourceError
 if TYPE_CHECKING:
     import torch
 
+CAST_OPSET = 6
+"""The version of ONNX's operators from which on types are numbers."""
+
 
 @dataclass
 class Source:
@@ -93,6 +96,13 @@ def _onnx_source(name: str, model: onnx.ModelProto, folder: Path | None) -> Sour
     if not model.graph.node or not model.graph.output:
         raise SourceError(
             "the ONNX model has no nodes or no outputs", where=name, fix="is it an ONNX model, and whole?"
+        )
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=CAST_OPSET)
+    if opset < CAST_OPSET and any(node.op_type == "Cast" for node in model.graph.node):
+        raise SourceError(
+            f"the model is of opset {opset}, in which a Cast names its type in words",
+            where=name,
+            fix="bring it to a later one with onnx.version_converter.convert_version(model, 13)",
         )
     return Source(name, onnx_model=model, onnx_folder=folder)
 
