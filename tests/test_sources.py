@@ -277,7 +277,7 @@ def test_what_cannot_be_compared_is_converted_all_the_same(text, why):
 
 def test_casts_of_before_opset_6_are_refused_because_they_name_their_type_in_words():
     model = parse('g (float16[2] x) => (float[2] y) { y = Cast<to="FLOAT">(x) }', opset=5)
-    with pytest.raises(SourceError, match=r"opset 5[\s\S]*version_converter"):
+    with pytest.raises(SourceError, match="opset 5, in which a Cast names its type"):
         convert(model, backend="none")
     old = parse("g (float[2] x) => (float[2] y) { y = Identity(x) }", opset=5)
     assert convert(old, backend="none").report.comparison.ok

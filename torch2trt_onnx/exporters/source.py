@@ -102,7 +102,7 @@ def _onnx_source(name: str, model: onnx.ModelProto, folder: Path | None) -> Sour
         raise SourceError(
             f"the model is of opset {opset}, in which a Cast names its type in words",
             where=name,
-            fix="bring it to a later one with onnx.version_converter.convert_version(model, 13)",
+            fix="export it again with a later opset",
         )
     return Source(name, onnx_model=model, onnx_folder=folder)
 
