@@ -30,6 +30,7 @@ from torch2trt_onnx.inspection import graph_bindings
 from torch2trt_onnx.options import Options
 from torch2trt_onnx.plan import Asked, PrecisionPlan
 from torch2trt_onnx.precision import Precision, parse_precisions
+from torch2trt_onnx.proof import prove
 from torch2trt_onnx.report import NodeReport, Report, network_labels
 from torch2trt_onnx.rules import parse_rules
 from torch2trt_onnx.weights import WeightStore
@@ -241,7 +242,16 @@ def _report(
         for node in layer.nodes:
             where.setdefault(node, []).append(layer.name)
     network = built.network if built is not None else {}
-    nodes = [NodeReport(n, network_labels(network.get(n.name, [])), tuple(where.get(n.name, ()))) for n in plan.nodes]
+    proven = prove(graph.to_proto(), plan, built) if built is not None else {}
+    nodes = [
+        NodeReport(
+            n,
+            network_labels(network.get(n.name, [])),
+            tuple(where.get(n.name, ())),
+            *((proven[n.name].word, proven[n.name].evidence) if n.name in proven else ()),
+        )
+        for n in plan.nodes
+    ]
     changes = [(r.name, c.node, c.action, c.why) for r in records if r.name != "AnnotatePrecision" for c in r.changes]
     told = [*exported.warnings, *notes, *_summed(records)]
     told += [f"the graph has no input {n!r}: nothing in it depends on it" for n in exported.lost]

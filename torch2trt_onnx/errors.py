@@ -15,6 +15,7 @@
     │   ├── BuildError               its builder could not make an engine
     │   ├── InspectionError          what it tells of an engine is not told in a form that we know
     │   └── WorkerError              the child process crashed, ran out of time, or out of memory
+    ├── ProofError                   strict, and the engine does not prove what was planned
     └── OutputError                  a file could not be written
 
 Warnings that concern the result are `ConversionWarning`s, and stand in the report as well.
@@ -94,6 +95,10 @@ class InspectionError(BackendError):
 
 class WorkerError(BackendError):
     """The child process crashed, ran out of time, or out of memory."""
+
+
+class ProofError(ConversionError):
+    """The built engine runs a node in another precision than was planned, or does not prove that it does not."""
 
 
 class OutputError(ConversionError):

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch2trt_onnx.backends.layers import Binding, EngineLayer, EngineTensor
+from torch2trt_onnx.backends.layers import LABELS, Binding, EngineLayer, EngineTensor
 from torch2trt_onnx.compare import Comparison, OutputComparison
 from torch2trt_onnx.plan import Asked, NodePlan, PrecisionPlan
-from torch2trt_onnx.precision import TYPES
-
-_LABELS = {word: row.label for row in TYPES for word in (row.tensorrt, row.dump) if word}
 
 
 @dataclass(frozen=True)
@@ -21,11 +18,15 @@ class NodeReport:
         plan: the plan of the node.
         network: the type of each of its outputs in TensorRT's network; empty without a back end, "" where TensorRT does not know.
         layers: the names of the engine layers that compute it; empty where it was folded away, or TensorRT lost its name.
+        verdict: what the engine proves of its precision, in one word (`proof.Verdict`); "" without a back end, or a precision.
+        evidence: of the verdict, in words.
     """
 
     plan: NodePlan
     network: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+    verdict: str = ""
+    evidence: str = ""
 
     @property
     def differs(self) -> bool:
@@ -76,7 +77,8 @@ class Report:
         nodes = []
         for row in data["nodes"]:
             network, layers = tuple(row.pop("network")), tuple(row.pop("layers"))
-            nodes.append(NodeReport(NodePlan(**{**row, "outputs": tuple(row["outputs"])}), network, layers))
+            proven = row.pop("verdict"), row.pop("evidence")
+            nodes.append(NodeReport(NodePlan(**{**row, "outputs": tuple(row["outputs"])}), network, layers, *proven))
         compared = data["comparison"]
         if compared is not None:
             compared.pop("ok")
@@ -101,7 +103,10 @@ class Report:
             if key not in ("plan", "nodes", "comparison", "layers", "bindings")
         }
         data["plan"] = self.plan.asked.to_json()
-        data["nodes"] = [{**asdict(n.plan), "network": n.network, "layers": n.layers} for n in self.nodes]
+        data["nodes"] = [
+            {**asdict(n.plan), **{key: getattr(n, key) for key in ("network", "layers", "verdict", "evidence")}}
+            for n in self.nodes
+        ]
         data["comparison"] = {**asdict(self.comparison), "ok": self.comparison.ok} if self.comparison else None
         data["layers"] = [asdict(layer) for layer in self.layers]
         data["bindings"] = [asdict(binding) for binding in self.bindings]
@@ -123,4 +128,4 @@ def network_labels(words: list[str]) -> tuple[str, ...]:
 
 def network_label(word: str) -> str:
     """TensorRT's name of a type, in its API (HALF) or its dump (Half), as ours (fp16)."""
-    return _LABELS.get(word, word.lower())
+    return LABELS.get(word, word.lower())

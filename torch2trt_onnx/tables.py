@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from rich import box
@@ -9,10 +10,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from torch2trt_onnx.proof import FOLDED, FUSED, HONOURED, OVERRIDDEN, UNVERIFIABLE, WORDS
 from torch2trt_onnx.report import Report, network_label
 
 WIDTH = 150  # columns, where there is no terminal to ask
 STYLES = {"fp32": "cyan", "fp16": "green", "bf16": "magenta"}
+VERDICT_STYLES = {HONOURED: "green", FUSED: "green", FOLDED: "dim", OVERRIDDEN: "bold red", UNVERIFIABLE: "yellow"}
 
 
 def summary(report: Report) -> RenderableType:
@@ -34,9 +37,12 @@ def nodes(report: Report, *, every: bool = False) -> Table:
     shown = [n for n in report.nodes if every or n.plan.precision]
     built = any(n.network for n in shown)
     title = f"{len(shown)} of {len(report.nodes)} nodes"
-    table = _table(title, "node", "operator", "planned", *(("network", "engine layer") if built else ()), "why")
+    table = _table(
+        title, "node", "operator", "planned", *(("network", "engine layer", "proof") if built else ()), "why"
+    )
     for node in shown:
-        engine = (_types(node.network, node.differs), ", ".join(node.layers) or "-") if built else ()
+        verdict = Text(node.verdict or "-", style=VERDICT_STYLES.get(node.verdict, ""))
+        engine = (_types(node.network, node.differs), ", ".join(node.layers) or "-", verdict) if built else ()
         table.add_row(node.plan.name, node.plan.op, _precision(node.plan.precision), *engine, node.plan.reason)
     return table
 
@@ -87,6 +93,8 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         verdict = f"{differ} differ from the plan" if differ else "each as planned"
         yield "engine", f"{report.backend}, {len(report.layers)} layers, {report.sizes['engine'] / 1e6:.1f} MB"
         yield "network", f"{agreed} float nodes found in it, {verdict}"
+        counts = Counter(node.verdict for node in report.nodes)
+        yield "proof", ", ".join(f"{counts[word]} {word}" for word in WORDS)
     yield from _numbers(report)
     if report.seconds:
         yield (
