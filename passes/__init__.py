@@ -11,6 +11,7 @@ from torch2trt_onnx.passes.fold_weight_casts import FoldWeightCasts
 from torch2trt_onnx.passes.guard_recurrent_casts import GuardRecurrentCasts
 from torch2trt_onnx.passes.inline_ifs import InlineIfs
 from torch2trt_onnx.passes.lift_constants import LiftConstants
+from torch2trt_onnx.passes.match_pytorch import MatchPyTorch
 from torch2trt_onnx.passes.merge_casts import MergeCasts
 from torch2trt_onnx.passes.repair_bfloat16 import RepairBFloat16
 from torch2trt_onnx.passes.repair_normalization import RepairNormalization
@@ -28,6 +29,7 @@ __all__ = [
     "GuardRecurrentCasts",
     "InlineIfs",
     "LiftConstants",
+    "MatchPyTorch",
     "MergeCasts",
     "Pass",
     "RepairBFloat16",

@@ -57,6 +57,13 @@ def main() -> None:
 @click.option("-p", "--precisions", help="What the engine may use, such as fp32,fp16. Default: as the model is typed.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="For model.onnx, model.engine and report.json.")
 @click.option("--strict", is_flag=True, help="The precisions are exact: fp32 is no way out.")
+@click.option(
+    "--fidelity",
+    type=click.Choice(["tensorrt", "pytorch"]),
+    default="tensorrt",
+    show_default=True,
+    help="pytorch: Casts make nodes compute in fp32 inside where PyTorch does.",
+)
 @click.option("--backend", type=click.Choice(BACKENDS), help="none stops at the ONNX file. Default: what is installed.")
 @click.option("--exporter", type=click.Choice(["torchscript", "dynamo"]), default="torchscript", show_default=True)
 @click.option("--opset", type=int, help="Default: 20, or 22 with bf16.")
@@ -92,6 +99,7 @@ def convert(**given: Any) -> None:
                 list(given["inputs"]) or None,
                 given["precisions"],
                 strict=given["strict"],
+                fidelity=given["fidelity"],
                 backend=given["backend"],
                 options=options,
                 progress=progress,

@@ -80,6 +80,7 @@ def convert(
     """
     options = options or Options()
     asked = Asked(parse_precisions(precisions), strict, policy or "source", parse_rules(rules), weightless, fidelity)
+    _refuse_fidelity(asked)
     engine_maker = backends.find(backend)
     clock = _Clock(progress)
     with _workspace() as folder, _disk_errors(folder):
@@ -93,7 +94,7 @@ def convert(
             records = pipeline.run(graph, pipeline.repairs(exported.bindings))
             shapes = {str(i.name): i.opt_shape for i in exported.inputs}
             notes = planning.decide(graph, asked, shapes, options.compute_capabilities)
-            records += pipeline.run(graph, pipeline.lowering())
+            records += pipeline.run(graph, pipeline.lowering(asked.fidelity))
             plan = _checked_plan(graph)
         with clock("write"):
             path = graph.write(folder / "model.onnx")
@@ -156,6 +157,20 @@ class Conversion:
                     (fresh / "model.engine").write_bytes(self.engine)
                 (fresh / "report.json").write_text(json.dumps(self.report.to_json(), indent=1))
         return directory
+
+
+def _refuse_fidelity(asked: Asked) -> None:
+    """Fail where PyTorch's arithmetic is asked for, and fp32 is not: that is what PyTorch computes in inside its fp16 kernels.
+
+    Raises:
+        PrecisionError: it is so.
+    """
+    if asked.fidelity == "pytorch" and asked.strict and asked.precisions and Precision.FP32 not in asked.precisions:
+        raise PrecisionError(
+            f"When strict is True, the precisions are exact ({asked.words}), and fidelity='pytorch' needs fp32 among them",
+            why="PyTorch computes Softmax, LayerNorm, Gelu and others in fp32 inside, and its Casts say so to TensorRT",
+            fix="add fp32 to precisions, or leave strict or fidelity out",
+        )
 
 
 def _opset(options: Options, asked: Asked) -> int | None:

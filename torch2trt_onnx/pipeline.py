@@ -19,6 +19,7 @@ from torch2trt_onnx.passes import (
     GuardRecurrentCasts,
     InlineIfs,
     LiftConstants,
+    MatchPyTorch,
     MergeCasts,
     Pass,
     RepairBFloat16,
@@ -61,10 +62,16 @@ def repairs(bindings: Mapping[str, int]) -> list[Step]:
     ]
 
 
-def lowering() -> list[Step]:
-    """The passes that do what was decided, and clean up."""
+def lowering(fidelity: str = "tensorrt") -> list[Step]:
+    """The passes that do what was decided, and clean up.
+
+    Args:
+        fidelity: see `plan.Asked`.
+    """
+    match: list[Step] = [MatchPyTorch()] if fidelity == "pytorch" else []
     return [
         Retype(),  # before the clean-up, which folds the Casts that it puts at weights, and drops those that it makes pointless
+        *match,  # after Retype, which decides what is fp16; before the clean-up, which folds its Casts of weights too
         (  # what the branch of an If makes known may decide the next If, and its Casts meet those around it
             LiftConstants(),
             FoldWeightCasts(),

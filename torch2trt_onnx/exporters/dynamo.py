@@ -133,7 +133,8 @@ def _write_origins(graph: onnx.GraphProto, prefix: str) -> None:
         scopes = [word.strip(" '\"") for word in about.get(SCOPES, "").strip("[]").split(",")]
         module = scopes[-2].removeprefix(prefix.rstrip(".")).removeprefix(".") if len(scopes) > 1 else ""
         line = source_line(_frames(about.get(STACK, "")))
-        for key, value in (("module", module), ("source", line)):
+        call = scopes[-1]  # the name of the call in the exported program
+        for key, value in (("module", module), ("source", line), ("call", call)):
             if value:
                 node.metadata_props.add(key=f"{PREFIX}{key}", value=value)
 

@@ -76,7 +76,8 @@ def _write(graph: onnx.GraphProto, scopes: Scopes, weights: dict[str, str]) -> N
         used = [weights[name] for name in node.input if name in weights]
         if node.op_type in ("Transpose", "Cast", "Identity") and used:
             weights[node.output[0]] = used[0]
-        for key, value in (("module", scopes.path(node.name, used)), ("source", source_line(node.doc_string))):
+        module, line, call = scopes.path(node.name, used), source_line(node.doc_string), call_line(node.doc_string)
+        for key, value in (("module", module), ("source", line), ("call", call)):
             if value:
                 node.metadata_props.add(key=f"{PREFIX}{key}", value=value)
         node.doc_string = ""
@@ -87,6 +88,18 @@ def _write(graph: onnx.GraphProto, scopes: Scopes, weights: dict[str, str]) -> N
 
 _FRAME = re.compile(r"^(.*)\((\d+)\): (.*)$")
 _OWN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+_CALL = re.compile(r"""\s*(?:File ")?\S*torch[/\\]nn[/\\]functional\.py(?:\(|", line )(\d+)""")
+
+
+def call_line(stack: str) -> str:
+    """The line of torch.nn.functional that calls a kernel, in a trace's stack or a script's; '' where the innermost frame is another's.
+
+    Nodes of one such line come from one call, such as the Sigmoid and the Mul of `silu`; the author's own `x * x.sigmoid()` has none.
+    """
+    found = _CALL.match(stack)
+    return f"torch/nn/functional.py:{found.group(1)}" if found else ""
 
 
 def source_line(stack: str) -> str:
