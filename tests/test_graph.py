@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from torch2trt_onnx import pipeline
 from torch2trt_onnx.errors import GraphError
-from torch2trt_onnx.graph import new_node, set_input
+from torch2trt_onnx.graph import new_node, set_input, ties
 from torch2trt_onnx.precision import label
 from torch2trt_onnx.typecheck import onnx_type
 
@@ -312,6 +312,19 @@ def test_optionals_come_out_as_they_went_in():
     scene.run(*pipeline.passes({}))
     assert [v.type for v in scene.proto().graph.input] == [v.type for v in scene.source.graph.input]
     onnx.checker.check_model(scene.proto(), full_check=True)
+
+
+@pytest.mark.parametrize(("opset", "lengths"), [(8, '"", '), (20, "")])
+def test_a_scan_ties_its_inputs_to_those_of_its_body_behind_the_lengths_that_opset_8_has(opset, lengths):
+    graph = Scene(
+        f"""g (float[1,2] s, float[1,3,2] x) => (float[1,2] y, float[1,3,2] z) {{
+            y, z = Scan ({lengths}s, x) <num_scan_inputs: int = 1, body: graph = b (float[2] c, float[2] n)
+                => (float[2] d, float[2] m) {{ d = Add(c, n)  m = Neg(d) }}> }}""",
+        opset=opset,
+    ).graph
+    scan = graph.ir.nodes[0]
+    found = [([t.name for t in tie.reads(scan)], [t.name for t in tie.makes]) for tie in ties(scan)]
+    assert found == [(["s", "d"], ["y", "c"]), (["m"], ["z"]), (["x"], ["n"])]
 
 
 def test_an_inserted_cast_lands_where_its_readers_are():

@@ -366,12 +366,13 @@ def ties(node: gs.Node) -> list[Tie]:
         ]
     if node.op == "Scan":
         (body,) = bodies
-        carried = len(node.inputs) - node.attrs["num_scan_inputs"]
+        first = len(node.inputs) - len(body.inputs)  # in opset 8 the lengths of the sequences are before them
+        carried = len(body.inputs) - node.attrs["num_scan_inputs"]
         found = [
-            Tie([j], [(body, j)], [made, body.inputs[j]]) if j < carried else Tie([], [(body, j)], [made])
+            Tie([first + j], [(body, j)], [made, body.inputs[j]]) if j < carried else Tie([], [(body, j)], [made])
             for j, made in enumerate(node.outputs)
         ]
-        return found + [Tie([j], [], [body.inputs[j]]) for j in range(carried, len(node.inputs))]
+        return found + [Tie([first + j], [], [body.inputs[j]]) for j in range(carried, len(body.inputs))]
     return []
 
 
