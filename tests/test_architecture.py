@@ -22,7 +22,7 @@ ORDER = [
     ["pipeline", "planning"],
     ["exporters"],
     ["passes"],
-    ["plan"],
+    ["plan", "kernels"],
     ["backends"],
     ["graph", "wire"],
     ["typecheck", "weights", "options", "files", "rules", "borders", "flow"],

@@ -109,8 +109,9 @@ class Flow:
                 self._values[own] = self._values.get(other, other)
 
     def _add_control(self, node: onnx.NodeProto) -> None:
-        self.steps.append(Step(node.name, node.op_type, tuple(node.input), ()))
         attributes = {a.name: a for a in node.attribute}
+        again = [attributes["body"].g.output[0].name] if node.op_type == "Loop" else []  # whether to go on
+        self.steps.append(Step(node.name, node.op_type, (*node.input, *again), ()))
         if node.op_type == "If":
             for key in ("then_branch", "else_branch"):
                 body = attributes[key].g

@@ -12,24 +12,21 @@ or what a layer without names between them reads and writes.
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import onnx
 
 from torch2trt_onnx.backends import BuildResult
 from torch2trt_onnx.backends.layers import LABELS, EngineLayer, EngineTensor
 from torch2trt_onnx.flow import CONSTANT, CONTROL, Flow, Step, components
+from torch2trt_onnx.kernels import FLOATS, PRECISE, TOLD, Engine, Group, type_of
 from torch2trt_onnx.plan import NodePlan, PrecisionPlan
 
 HONOURED, FUSED, FOLDED, OVERRIDDEN, UNVERIFIABLE = "honoured", "fused", "folded", "overridden", "unverifiable"
 WORDS = (HONOURED, FUSED, FOLDED, OVERRIDDEN, UNVERIFIABLE)
-
-FLOATS = frozenset({"fp32", "fp16", "bf16"})
-QUANTISED = frozenset({"int8", "int4", "float8_e4m3fn"})
-PRECISE = FLOATS | QUANTISED
-TOLD = frozenset(LABELS.values())
 
 MOVES = frozenset(
     {
@@ -74,180 +71,11 @@ def prove(model: onnx.ModelProto, plan: PrecisionPlan, built: BuildResult) -> di
         plan: its plan.
         built: the engine. Only its layers count; the types of the network are told where those leave a question open.
     """
-    return _Proof(Flow(model), plan, _Engine(built.layers, {n.name for n in plan.nodes}), built.network).verdicts()
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Some layers, by number, and the outside of the engine at some of its inputs and outputs."""
-
-    layers: frozenset[int] = frozenset()
-    inputs: frozenset[str] = frozenset()
-    outputs: frozenset[str] = frozenset()
+    engine = Engine(built.layers, {node.name for node in plan.nodes})
+    return _Proof(Flow(model), plan, engine, built.network).verdicts()
 
 
 @dataclass(frozen=True, eq=False)
-class _Group:
-    """What a place reads and writes, seen from the engine: the outside writes inputs and reads outputs.
-
-    Args:
-        place: the place.
-        reads, writes: tensor -> our word for its type.
-        before, after: cluster of unnamed layers -> the types of what they write for this group, or read from it.
-    """
-
-    place: _Place
-    reads: dict[str, str]
-    writes: dict[str, str]
-    before: dict[int, set[str]]
-    after: dict[int, set[str]]
-
-    @property
-    def layers(self) -> frozenset[int]:
-        """The numbers of its layers."""
-        return self.place.layers
-
-    @property
-    def types(self) -> set[str]:
-        """The types at its borders in which something can be computed."""
-        return {*self.reads.values(), *self.writes.values()} & PRECISE
-
-
-def _by_cluster(tensors: dict[str, str], ends: dict[str, list[int]], cluster: dict[int, int]) -> dict[int, set[str]]:
-    found: dict[int, set[str]] = {}
-    for name, kind in tensors.items():
-        for layer in ends.get(name, ()):
-            if layer in cluster:
-                found.setdefault(cluster[layer], set()).add(kind)
-    return found
-
-
-@dataclass(frozen=True)
-class _Link:
-    """How tensors get from one group of layers to another.
-
-    Args:
-        shared: layers of both, inside which a tensor may stay unseen.
-        leaving: the types in which the first one writes what goes to the second.
-        entering: the types in which the second one reads it.
-        between: clusters of unnamed layers on the way.
-        direct: whether the second reads what the first writes.
-    """
-
-    shared: frozenset[int]
-    leaving: frozenset[str]
-    entering: frozenset[str]
-    between: tuple[int, ...]
-    direct: bool
-
-
-class _Engine:
-    """The layers, found by the nodes and tensors that they name.
-
-    Attributes:
-        layers: of the engine.
-        holders: node -> the numbers of the layers that name it.
-        writers, readers: engine tensor -> the numbers of the layers.
-        cluster: number of a layer that names no node -> number of its cluster, within which unnamed layers pass tensors on.
-        clusters: their layers.
-    """
-
-    def __init__(self, layers: Sequence[EngineLayer], names: set[str]) -> None:
-        self.layers = layers
-        self.holders: dict[str, list[int]] = {}
-        self.writers: dict[str, list[int]] = {}
-        self.readers: dict[str, list[int]] = {}
-        self._types: dict[str, str] = {}
-        for number, layer in enumerate(layers):
-            for node in layer.nodes:
-                if node in names:
-                    self.holders.setdefault(node, []).append(number)
-            for tensor in layer.inputs:
-                self.readers.setdefault(tensor.name, []).append(number)
-                self._types[tensor.name] = _type(tensor)
-            for tensor in layer.outputs:
-                self.writers.setdefault(tensor.name, []).append(number)
-                self._types[tensor.name] = _type(tensor)
-        unnamed = [i for i, layer in enumerate(layers) if not any(node in names for node in layer.nodes)]
-        self.clusters = self._clusters(unnamed)
-        self.cluster = {layer: number for number, part in enumerate(self.clusters) for layer in part}
-        self._groups: dict[_Place, _Group] = {}
-        self._links: dict[tuple[int, int], _Link] = {}
-
-    def _clusters(self, unnamed: list[int]) -> list[list[int]]:
-        place = {layer: i for i, layer in enumerate(unnamed)}
-        links: list[list[int]] = [[] for _ in unnamed]
-        for layer in unnamed:
-            for tensor in self.layers[layer].outputs:
-                # Counters and sizes tie together what has nothing else in common.
-                if _type(tensor) not in PRECISE and _type(tensor) != "bool":
-                    continue
-                for reader in self.readers.get(tensor.name, ()):
-                    if reader in place:
-                        links[place[layer]].append(place[reader])
-                        links[place[reader]].append(place[layer])
-        return [[unnamed[i] for i in part] for part in components(links)]
-
-    def group(self, layers: Iterable[int] = (), inputs: Iterable[str] = (), outputs: Iterable[str] = ()) -> _Group:
-        """What some layers, and the outside at some inputs and outputs, read and write."""
-        place = _Place(frozenset(layers), frozenset(inputs), frozenset(outputs))
-        if place not in self._groups:
-            held = [self.layers[i] for i in sorted(place.layers)]
-            reads = {t.name: _type(t) for layer in held for t in layer.inputs}
-            writes = {t.name: _type(t) for layer in held for t in layer.outputs}
-            reads.update((name, self._types[name]) for name in place.outputs if name in self._types)
-            writes.update((name, self._types[name]) for name in place.inputs if name in self._types)
-            before = _by_cluster(reads, self.writers, self.cluster)
-            after = _by_cluster(writes, self.readers, self.cluster)
-            self._groups[place] = _Group(place, reads, writes, before, after)
-        return self._groups[place]
-
-    def join(self, groups: Iterable[_Group]) -> _Group:
-        """Several groups as one."""
-        places = {group.place for group in groups}
-        return self.group(
-            (i for place in places for i in place.layers),
-            (name for place in places for name in place.inputs),
-            (name for place in places for name in place.outputs),
-        )
-
-    def without(self, group: _Group, layers: frozenset[int]) -> _Group:
-        """A group without some of its layers."""
-        return self.group(group.layers - layers, group.place.inputs, group.place.outputs)
-
-    def link(self, first: _Group, second: _Group) -> _Link:
-        """How tensors get from `first` to `second`."""
-        key = id(first), id(second)
-        if key not in self._links:
-            self._links[key] = self._link(first, second)
-        return self._links[key]
-
-    def _link(self, first: _Group, second: _Group) -> _Link:
-        shared = first.layers & second.layers
-        if shared:
-            # What a node hands from one of its own layers to the next may be part of a result: a sum, a mean.
-            first, second = self.without(first, shared), self.without(second, shared)
-        few, many = sorted((first.writes, second.reads), key=len)
-        direct = [kind for name, kind in few.items() if name in many]
-        near, far = sorted((first.after, second.before), key=len)
-        between = tuple(number for number in near if number in far)
-        leaving = {kind for number in between for kind in first.after[number]}
-        entering = {kind for number in between for kind in second.before[number]}
-        return _Link(
-            shared,
-            frozenset({*direct, *leaving}) & PRECISE,
-            frozenset({*direct, *entering}) & PRECISE,
-            between,
-            bool(direct),
-        )
-
-
-def _type(tensor: EngineTensor) -> str:
-    """Our word for the type of an engine tensor; TensorRT's own where it tells none that we know."""
-    return LABELS.get(tensor.dtype, tensor.dtype)
-
-
-@dataclass
 class _Region:
     """Nodes that no layer names and that pass tensors to each other.
 
@@ -260,8 +88,8 @@ class _Region:
     """
 
     steps: list[int]
-    sources: _Group
-    sinks: _Group
+    sources: Group
+    sinks: Group
     types: frozenset[str]
     computes: bool
     decides: bool
@@ -301,20 +129,36 @@ class _View:
         return f"{self.way} {_short(self.tensor)!r} as {_list(self.seen)}, planned {_list(self.planned)}"
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Passage:
+    """What leads past the nodes of a region.
+
+    Args:
+        types: the types of it.
+        inside: the layers without names on the way.
+        shared: the layers that name nodes on both sides.
+        missing: why it proves nothing; "" where it may.
+    """
+
+    types: frozenset[str]
+    inside: frozenset[int]
+    shared: frozenset[int]
+    missing: str
+
+
 class _Proof:
-    """The verdicts of one engine, and what they rest on."""
+    """The verdicts of one engine, and what they rest on.
 
-    flow: Flow
-    plan: PrecisionPlan
-    engine: _Engine
-    network: dict[str, list[str]]
-    _views: dict[int, list[_View]] = field(default_factory=dict)
-    _region: dict[int, _Region] = field(default_factory=dict)
+    Args:
+        flow: the graph.
+        plan: its plan.
+        engine: the layers.
+        network: node -> TensorRT's words for the types of its outputs in the network.
+    """
 
-    def __post_init__(self) -> None:
-        flow = self.flow
-        self._plans = {node.name: node for node in self.plan.nodes}
+    def __init__(self, flow: Flow, plan: PrecisionPlan, engine: Engine, network: dict[str, list[str]]) -> None:
+        self.flow, self.plan, self.engine, self.network = flow, plan, engine, network
+        self._region: dict[int, _Region] = {}
         self._held = {
             i: self.engine.group(self.engine.holders[step.name])
             for i, step in enumerate(flow.steps)
@@ -342,8 +186,15 @@ class _Proof:
     def verdicts(self) -> dict[str, Verdict]:
         """By the name of the node."""
         number = {step.name: i for i, step in enumerate(self.flow.steps) if step.name}
-        found = {node.name: self._judge(number[node.name], node) for node in self.plan.floats()}
+        found = {node.name: self._noted(self._judge(number[node.name]), node) for node in self.plan.floats()}
         return {**found, **self._unquantised(found, number)}
+
+    def _noted(self, verdict: Verdict, plan: NodePlan) -> Verdict:
+        """A verdict that leaves the question open, with what the network says, which is no proof."""
+        kinds = [LABELS.get(word, word) for word in self.network.get(plan.name, []) if word]
+        if verdict.word != UNVERIFIABLE or not kinds:
+            return verdict
+        return replace(verdict, evidence=f"{verdict.evidence}; TensorRT's network has it in {_list(kinds)}")
 
     # What belongs together.
 
@@ -380,8 +231,8 @@ class _Proof:
         return any(name not in self.flow.known for name in self.flow.steps[step].outputs)
 
     def _make_region(self, steps: list[int]) -> _Region:
-        sources: list[_Group] = []
-        sinks: list[_Group] = []
+        sources: list[Group] = []
+        sinks: list[Group] = []
         types: set[str] = set()
         decides = False
         for step in steps:
@@ -426,7 +277,7 @@ class _Proof:
             if self._planned(name) in FLOATS and name in self.flow.weights:
                 yield from self._weight(own, name)
 
-    def _entering(self, own: _Group, name: str) -> Iterator[_View]:
+    def _entering(self, own: Group, name: str) -> Iterator[_View]:
         maker = self._maker.get(name)
         planned = frozenset({self._planned(name)})
         exact = True
@@ -444,7 +295,7 @@ class _Proof:
         link = self.engine.link(far, own)
         yield _View(name, "reads", planned, link.entering, bool(link.shared), exact)
 
-    def _leaving(self, own: _Group, name: str) -> Iterator[_View]:
+    def _leaving(self, own: Group, name: str) -> Iterator[_View]:
         planned = frozenset({self._planned(name)})
         readers = self._readers.get(name, ())
         held = {id(self._held[i]): self._held[i] for i in readers if i in self._held}
@@ -457,25 +308,23 @@ class _Proof:
             link = self.engine.link(own, far)
             yield _View(name, "writes", types, link.leaving, bool(link.shared), exact)
 
-    def _weight(self, own: _Group, name: str) -> Iterator[_View]:
-        """A weight that is seen in another type; other constants of its size are no evidence for it, but these are against."""
-        dims = self.flow.weights[name]
+    def _weight(self, own: Group, name: str) -> Iterator[_View]:
+        """A weight that is seen in another type. Seen in the planned one it proves nothing: another may have its size."""
+        dims, planned = self.flow.weights[name], self._planned(name)
         if sum(d > 1 for d in dims) < 2:
             return  # vectors are added, or scale a result, in the type of the sums
-        constants = (t for i in own.layers for t in self.engine.layers[i].constants)
-        seen = frozenset(_type(t) for t in constants if _size(t.dims) == _size(dims)) & FLOATS
-        if seen and self._planned(name) not in seen:
-            yield _View(name, "reads", frozenset({self._planned(name)}), seen, False, True)
+        seen = frozenset(kind for kind, size in own.constants if size == math.prod(dims) and kind in FLOATS)
+        if seen and planned not in seen:
+            yield _View(name, "reads", frozenset({planned}), seen, False, True)
 
     def _find_doubts(self) -> dict[int, str]:
-        """Layer -> why what goes on inside it is not proven by its borders."""
+        """Layer -> why its borders do not prove what goes on inside it."""
         doubts: dict[int, str] = {}
-        may_have = self._may_have()
-        for number, types in may_have.items():
+        for number, types in self._may_have().items():
             layer = self.engine.layers[number]
             for way, tensors in (("reads", layer.inputs), ("writes", layer.outputs)):
                 for tensor in tensors:
-                    kind = _type(tensor)
+                    kind = type_of(tensor)
                     if kind not in TOLD:
                         doubts.setdefault(number, f"{way} a tensor of which the engine tells no type")
                     elif kind in FLOATS and kind not in types and not self._is_partial(number, way, tensor, types):
@@ -502,57 +351,56 @@ class _Proof:
 
     def _is_partial(self, number: int, way: str, tensor: EngineTensor, types: set[str]) -> bool:
         """Whether a tensor is a sum in fp32 that one node, which runs as several layers, hands from one to the next."""
-        if _type(tensor) != "fp32" or not types & {"fp16", "bf16"}:
+        if type_of(tensor) != "fp32" or not types & {"fp16", "bf16"}:
             return False
         ends = self.engine.writers if way == "reads" else self.engine.readers
-        nodes = set(self.engine.layers[number].nodes)
+        nodes = self.engine.group([number]).nodes
         others = ends.get(tensor.name, ())
-        return bool(others) and all(nodes & set(self.engine.layers[i].nodes) for i in others)
+        return bool(others) and all(nodes & self.engine.group([i]).nodes for i in others)
 
     # Verdicts.
 
-    def _judge(self, step: int, plan: NodePlan) -> Verdict:
+    def _judge(self, step: int) -> Verdict:
         node = self.flow.steps[step]
         if node.op in CONTROL:
             return Verdict(FOLDED, "control flow computes nothing: the nodes of its bodies have verdicts of their own")
         if step in self._held:
-            return self._judge_held(step, plan)
+            return self._judge_held(step)
+        if all(name in self.flow.known for name in node.outputs):
+            kinds = {self.flow.known[name] for name in node.outputs}
+            what = "constants" if kinds == {CONSTANT} else "shapes"
+            return Verdict(FOLDED, f"depends on {what} only, and no layer names it")
         if step in self._twin:
-            return self._judge_twin(step)
-        if step not in self._region:
-            kinds = {self.flow.known.get(name) for name in node.outputs}
-            what = "the values of constants" if kinds == {CONSTANT} else "shapes"
-            return Verdict(FOLDED, f"depends on {what} only, and no layer holds it")
-        return self._judge_loose(step, plan)
+            return self._judge_twin(self._twin[step])
+        region = self._region[step]
+        moved = self._judge_moves(region) if node.op in MOVES else None
+        return moved or self._judge_region(region)
 
-    def _judge_held(self, step: int, plan: NodePlan) -> Verdict:
+    def _judge_held(self, step: int) -> Verdict:
         own, views = self._held[step], self._views[step]
         where = f"in {self._names(own.layers)}"
         quantised = self._quantised(step)
         if quantised:
             return self._judge_quantised(own, quantised, where)
-        types = {self._planned(name) for name in (*self._inputs(step), *self.flow.steps[step].outputs)} & PRECISE
+        types = PRECISE & {self._planned(name) for name in (*self._inputs(step), *self.flow.steps[step].outputs)}
         wrong = next((view for view in views if view.differs), None)
         if wrong is not None and not own.types & types:
             return Verdict(OVERRIDDEN, f"{where}, which {wrong}")
         if wrong is not None:
-            return self._unknown(plan, f"{where}, which {wrong}; what runs before a conversion inside it is not seen")
+            return Verdict(UNVERIFIABLE, f"{where}, which {wrong}; on which side of the conversion it runs is not seen")
         strange = self._interior(step) - types
         if strange:
-            return self._unknown(plan, f"{where}, and in layers beside that name no node and use {_list(strange)}")
+            return Verdict(UNVERIFIABLE, f"{where}, and in layers beside that name no node and use {_list(strange)}")
         if views and all(view.proves for view in views):
             return Verdict(HONOURED, f"{where}, which {_summary(views)}, as planned")
         doubt = self._doubt(own.layers)
         if doubt:
-            return self._unknown(plan, f"{where}, of which one {doubt}")
+            return Verdict(UNVERIFIABLE, f"{where}, of which one {doubt}")
         if not own.types:
-            return self._unknown(plan, f"{where}, which neither reads nor writes a float")
-        others = len({node for i in own.layers for node in self.engine.layers[i].nodes}) - 1
+            return Verdict(UNVERIFIABLE, f"{where}, which neither reads nor writes a float")
+        others = len(own.nodes) - 1
         with_others = f" with {others} other node{'s' * (others > 1)}" if others else ""
         return Verdict(FUSED, f"{where}{with_others}; what is seen at its borders is {_list(own.types)}, as planned")
-
-    def _doubt(self, layers: Iterable[int]) -> str:
-        return next((self._doubts[i] for i in sorted(layers) if i in self._doubts), "")
 
     def _interior(self, step: int) -> set[str]:
         """The types inside a recurrent node, whose time steps run as layers that name no node."""
@@ -560,80 +408,93 @@ class _Proof:
             return set()
         own = self._held[step]
         clusters = own.before.keys() | own.after.keys()
-        return {kind for c in clusters for i in self.engine.clusters[c] for kind in self.engine.group([i]).types}
+        return {kind for c in clusters for kind in self.engine.group(self.engine.clusters[c]).types}
 
-    def _judge_twin(self, step: int) -> Verdict:
-        twin = self.flow.steps[self._twin[step]].name
-        verdict = self._judge(self._twin[step], self._plans[twin])
+    def _judge_twin(self, twin: int) -> Verdict:
+        name, verdict = _short(self.flow.steps[twin].name), self._judge(twin)
         if verdict.word in (OVERRIDDEN, UNVERIFIABLE):
-            return Verdict(verdict.word, f"the same as {_short(twin)!r}: {verdict.evidence}")
-        return Verdict(FOLDED, f"the same as {_short(twin)!r}, which is computed once for both and is {verdict.word}")
+            return Verdict(verdict.word, f"the same as {name!r}: {verdict.evidence}")
+        return Verdict(FOLDED, f"the same as {name!r}, which is computed once for both and is {verdict.word}")
 
-    def _judge_loose(self, step: int, plan: NodePlan) -> Verdict:
-        region, node = self._region[step], self.flow.steps[step]
-        around = region.sources.layers | region.sinks.layers
+    @functools.cache  # noqa: B019 - once a region, and no longer than the proof
+    def _judge_moves(self, region: _Region) -> Verdict | None:
+        """The verdict of what moves data only, where that needs no layer; None where it may."""
+        passage = self._passage(region)
+        if passage.missing or region.decides or not passage.types or self._naming(region, passage):
+            return None
+        what = f"moves {_list(passage.types)}, as planned, and computes nothing"
+        if not passage.inside and not passage.shared:
+            return Verdict(FOLDED, f"{what}: no layer stands between those before it and those after it")
+        if not passage.inside and not self._doubt(passage.shared):
+            return Verdict(FOLDED, f"{what}: {self._names(passage.shared)} names nodes on both sides of it")
+        return None
+
+    @functools.cache  # noqa: B019 - once a region, and no longer than the proof
+    def _judge_region(self, region: _Region) -> Verdict:
+        """The verdict of what no layer names."""
         if not region.sources.writes:
-            return self._judge_made_of_shapes(region, plan)
+            return self._judge_made_of_shapes(region)
         if region.decides:
-            return self._judge_condition(region, plan)
-        link = self.engine.link(region.sources, region.sinks)
-        if not (link.shared or link.direct or link.between):
-            return self._unknown(plan, "no layer names it, and none leads from the layers before it to those after it")
-        inside = self.engine.group(i for c in link.between for i in self.engine.clusters[c])
-        passing = link.leaving | link.entering | inside.types
-        untold = self._doubt(inside.layers)
-        if untold:
-            return self._unknown(plan, f"no layer names it, and one that leads past it {untold}")
-        if passing - region.types:
-            return self._unknown(plan, f"no layer names it, and what passes there is {_list(passing)}")
-        named = [i for i in inside.layers if _names_operator(self.engine.layers[i], node)]
-        if named and len(region.steps) == 1 and passing >= region.types:
+            return self._judge_condition(region)
+        passage = self._passage(region)
+        if passage.missing:
+            return Verdict(UNVERIFIABLE, f"no layer names it, and {passage.missing}")
+        named = self._naming(region, passage)
+        if named:
+            types = _list(passage.types)
             return Verdict(
-                HONOURED,
-                f"in {self._names(named)}, by that name; what it reads and writes is {_list(passing)}, as planned",
+                HONOURED, f"in {self._names(named)}, by that name; what it reads and writes is {types}, as planned"
             )
+        around = region.sources.layers | region.sinks.layers
         doubt = self._doubt(around)
-        if node.op in MOVES and passing and not inside.layers:
-            return Verdict(
-                FOLDED,
-                f"moves data only, and no layer does: what is written before it and read after it is {_list(passing)}",
-            )
         if doubt:
-            return self._unknown(plan, f"no layer names it, and one around it {doubt}")
-        if node.op in MOVES and link.shared:
-            return Verdict(
-                FOLDED, f"moves data only, inside {self._names(link.shared)}, which holds the nodes around it"
-            )
+            return Verdict(UNVERIFIABLE, f"no layer names it, and one around it {doubt}")
         if not (region.sources.types | region.sinks.types):
-            return self._unknown(plan, "no layer names it, and those around it neither read nor write a float")
-        what = self._names(around | inside.layers)
-        return Verdict(
-            FUSED, f"no layer names it, so one of those that hand its tensors on does it, all as planned: {what}"
-        )
+            return Verdict(UNVERIFIABLE, "no layer names it, and those around it neither read nor write a float")
+        where = self._names(around | passage.inside)
+        return Verdict(FUSED, f"no layer names it, so one that hands on its tensors does it, all as planned: {where}")
 
-    def _judge_condition(self, region: _Region, plan: NodePlan) -> Verdict:
+    @functools.cache  # noqa: B019 - once a region, and no longer than the proof
+    def _passage(self, region: _Region) -> _Passage:
+        link = self.engine.link(region.sources, region.sinks)
+        inside = self.engine.group(i for c in link.between for i in self.engine.clusters[c])
+        types = link.leaving | link.entering | inside.types
+        missing = ""
+        if not (link.shared or link.direct or link.between):
+            missing = "none leads from the layers before it to those after it"
+        elif inside.borders - TOLD:
+            missing = "of one that may do it the engine tells no type"
+        elif types - region.types:
+            missing = f"what passes there is {_list(types)}, planned {_list(region.types)}"
+        elif not types and link.shared:
+            types = self.engine.group(link.shared).types & region.types
+        return _Passage(types, inside.layers, link.shared, missing)
+
+    def _naming(self, region: _Region, passage: _Passage) -> list[int]:
+        """The layers that tell a region's only node by their own name, and have all types that it has."""
+        if len(region.steps) > 1 or not passage.types >= region.types:
+            return []
+        node = self.flow.steps[region.steps[0]]
+        return [i for i in passage.inside if _names_operator(self.engine.layers[i], node)]
+
+    def _judge_condition(self, region: _Region) -> Verdict:
         """What decides an If or a Loop ends there: the engine's control flow is no layer."""
-        handed = {kind for kinds in region.sources.after.values() for kind in kinds} & PRECISE
+        handed = PRECISE & {kind for kinds in region.sources.after.values() for kind in kinds}
         doubt = self._doubt(region.sources.layers)
         if doubt or handed - region.types or not handed:
-            return self._unknown(
-                plan, f"it decides a control flow, and {doubt or 'its operand is not seen on the way there'}"
-            )
-        return Verdict(
-            FUSED, f"it decides a control flow, to which its operand is handed on as {_list(handed)}, as planned"
-        )
+            why = doubt or "its operand is not seen on the way there"
+            return Verdict(UNVERIFIABLE, f"it decides a control flow, and {why}")
+        return Verdict(FUSED, f"it decides a control flow, to which its operand goes as {_list(handed)}, as planned")
 
-    def _judge_made_of_shapes(self, region: _Region, plan: NodePlan) -> Verdict:
+    def _judge_made_of_shapes(self, region: _Region) -> Verdict:
         """A filler or a mask that depends on no data: who reads it makes it."""
         doubt = self._doubt(region.sinks.layers)
         if doubt or not region.sinks.types:
-            return self._unknown(plan, f"no layer names it, and one that reads it {doubt or 'is not found'}")
+            return Verdict(UNVERIFIABLE, f"no layer names it, and one that reads it {doubt or 'is not found'}")
         return Verdict(FUSED, f"made of shapes, by those that read it: {self._names(region.sinks.layers)}, as planned")
 
-    def _unknown(self, plan: NodePlan, why: str) -> Verdict:
-        kinds = [LABELS.get(word, word) for word in self.network.get(plan.name, []) if word]
-        note = f"; TensorRT's network has it in {_list(kinds)}" if kinds else ""
-        return Verdict(UNVERIFIABLE, why + note)
+    def _doubt(self, layers: Iterable[int]) -> str:
+        return next((self._doubts[i] for i in sorted(layers) if i in self._doubts), "")
 
     # Quantised nodes.
 
@@ -656,14 +517,12 @@ class _Proof:
     def _any_maker(self) -> dict[str, Step]:
         return {name: step for step in self.flow.steps for name in step.outputs}
 
-    def _judge_quantised(self, own: _Group, types: frozenset[str], where: str) -> Verdict:
-        constants = {_type(t) for i in own.layers for t in self.engine.layers[i].constants}
-        if types <= {*own.reads.values(), *constants} and types & set(own.reads.values()):
-            return Verdict(HONOURED, f"{where}, and reads {_list(types)}, as quantised")
-        return Verdict(
-            OVERRIDDEN,
-            f"{where}, and reads {_list(set(own.reads.values()) & PRECISE)}, though its inputs are quantised",
-        )
+    @staticmethod
+    def _judge_quantised(own: Group, types: frozenset[str], where: str) -> Verdict:
+        read = set(own.reads.values()) & PRECISE
+        if read & types and types <= read | {kind for kind, _ in own.constants}:
+            return Verdict(HONOURED, f"{where}, which reads {_list(types)}, as quantised")
+        return Verdict(OVERRIDDEN, f"{where}, which reads {_list(read)}, though its inputs are quantised")
 
     def _unquantised(self, found: dict[str, Verdict], number: dict[str, int]) -> dict[str, Verdict]:
         """Q and DQ before products that do not run quantised: they round, and that is all."""
@@ -683,9 +542,10 @@ class _Proof:
     # Words.
 
     def _names(self, layers: Iterable[int]) -> str:
-        names = [repr(_short(self.engine.layers[i].name)) for i in sorted(layers)]
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        return f"layer{'s' * (len(names) > 1)} {', '.join(names[:SHOWN])}{more}"
+        numbers = sorted(layers)
+        names = [repr(_short(self.engine.layers[i].name)) for i in numbers[:SHOWN]]
+        more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+        return f"layer{'s' * (len(numbers) > 1)} {', '.join(names)}{more}"
 
 
 def _names_operator(layer: EngineLayer, node: Step) -> bool:
@@ -700,13 +560,6 @@ def _summary(views: Sequence[_View]) -> str:
         seen = {kind for view in views if view.way == way for kind in view.seen}
         parts += [f"{way} {_list(seen)}"] if seen else []
     return " and ".join(parts)
-
-
-def _size(dims: Iterable[int]) -> int:
-    size = 1
-    for dim in dims:
-        size *= dim
-    return size
 
 
 def _list(words: Iterable[str]) -> str:
