@@ -91,6 +91,25 @@ def differs_inside(node: gs.Node) -> str:
     return f"in {label(kind)} inside, where PyTorch computes in fp32: {steps}" if steps else ""
 
 
+def differences(graph: Graph) -> dict[str, str]:
+    """For each node that TensorRT computes in other steps than PyTorch, by its name: what differs, in words.
+
+    That is what `MatchPyTorch` changes, and what rules of the user keep from it.
+    """
+    found: dict[str, str] = {}
+    for inner in graph.graphs():
+        for island in _islands(graph, inner):
+            for node in island.nodes:
+                kind = label(compute_type(node))
+                steps = f"in {kind} inside, where PyTorch computes in fp32: {island.kernel} is rounded once, at its end"
+                found[node.name] = differs_inside(node) or steps
+        for node in inner.nodes:
+            steps = differs_inside(node)
+            if steps:
+                found.setdefault(node.name, steps)
+    return found
+
+
 @dataclass
 class _Island:
     """Nodes that are to compute in fp32 together, in the order in which they read each other; `kernel` is what PyTorch calls them."""

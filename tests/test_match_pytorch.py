@@ -1,5 +1,7 @@
 """`fidelity="pytorch"`: the pass, what it does to the numbers, and what it makes TensorRT compute."""
 
+import io
+import json
 import math
 
 import numpy as np
@@ -7,16 +9,22 @@ import onnx
 import pytest
 import torch
 from bench.inside import generated_calls
+from click.testing import CliRunner
 from graphs import Scene, assert_rewrites, parse
 from onnx.reference import ReferenceEvaluator
+from rich.console import Console
 from torch import nn
 from torch.nn import functional
 
 from torch2trt_onnx import Options, convert
+from torch2trt_onnx.cli import main
 from torch2trt_onnx.errors import PrecisionError
 from torch2trt_onnx.graph import PREFIX
+from torch2trt_onnx.inspection import read
 from torch2trt_onnx.passes import FoldWeightCasts, MatchPyTorch
-from torch2trt_onnx.passes.match_pytorch import DIFFERENT, differs_inside
+from torch2trt_onnx.passes.match_pytorch import DIFFERENT, differences, differs_inside
+from torch2trt_onnx.report import Report
+from torch2trt_onnx.tables import summary
 
 HALVES = np.array([1.5, -2.5], np.float16)
 ONE = np.ones((), np.float16)
@@ -385,3 +393,64 @@ class SiluTwice(nn.Module):
 def test_the_final_graph_passes_the_full_check_of_onnx():
     module = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.LayerNorm(64)).half().eval()
     onnx.checker.check_model(convert(module, [data()], fidelity="pytorch", backend="none").onnx, full_check=True)
+
+
+# --- the report
+
+
+def test_the_report_says_which_nodes_differ_inside_and_how():
+    module = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Softmax(-1)).half().eval()
+    report = convert(module, [data()], backend="none").report
+    assert {n.plan.op for n in report.nodes if n.inside} == {"Gelu", "Softmax"}
+    assert (
+        "inside 2 nodes in fp16 compute in steps that PyTorch computes in fp32 (fidelity='pytorch' changes that)"
+        in told(report)
+    )
+    again = Report.from_json(json.loads(json.dumps(report.to_json())))
+    assert [n.inside for n in again.nodes] == [n.inside for n in report.nodes]
+    assert not any(n.inside for n in convert(module, [data()], fidelity="pytorch", backend="none").report.nodes)
+
+
+def test_the_report_says_of_nodes_under_a_rule_that_they_stay_different():
+    module = nn.Sequential(nn.GELU(), nn.Softmax(-1)).half().eval()
+    rules = [{"op": "Gelu", "precision": "fp16"}]
+    report = convert(module, [data()], rules=rules, fidelity="pytorch", backend="none").report
+    assert {n.plan.op for n in report.nodes if n.inside} == {"Gelu"}
+    assert "1 node in fp16 compute" in told(report)
+    assert "rules keep" in told(report)
+
+
+def test_what_differs_is_what_the_pass_changes():
+    text = "g (float16[2] x) => (float16[2] y) { a = Abs(x)  s = Sqrt(a)  q = Div(one, s)  y = Softmax(q) }"
+    scene = Scene(text, {"one": ONE})
+    scene.run()
+    expected = differences(scene.graph)
+    assert {change.node for change in scene.run(MatchPyTorch())} == set(expected)
+    assert [words.rpartition(": ")[2] for words in expected.values()][:2] == ["rsqrt is rounded once, at its end"] * 2
+    assert differences(scene.graph) == {}
+
+
+def told(report):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(summary(report))
+    return " ".join(console.export_text().split())
+
+
+def test_the_command_has_it_as_an_option(tmp_path):
+    path = tmp_path / "net.pt"
+    torch.jit.script(nn.GELU().half()).save(str(path))
+    words = [
+        "convert",
+        path,
+        "-i",
+        "x:2x8:float16",
+        "--fidelity",
+        "pytorch",
+        "--backend",
+        "none",
+        "-o",
+        tmp_path / "out",
+    ]
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    assert {n.plan.op: n.plan.precision for n in read(tmp_path / "out").nodes}["Gelu"] == "fp32"

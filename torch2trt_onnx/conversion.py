@@ -28,6 +28,7 @@ from torch2trt_onnx.files import replace_atomically
 from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.inspection import graph_bindings
 from torch2trt_onnx.options import Options
+from torch2trt_onnx.passes.match_pytorch import differences
 from torch2trt_onnx.plan import Asked, PrecisionPlan
 from torch2trt_onnx.precision import Precision, parse_precisions
 from torch2trt_onnx.proof import prove
@@ -258,12 +259,14 @@ def _report(
             where.setdefault(node, []).append(layer.name)
     network = built.network if built is not None else {}
     proven = prove(graph.to_proto(), plan, built) if built is not None else {}
+    inside = differences(graph)
     nodes = [
         NodeReport(
             n,
             network_labels(network.get(n.name, [])),
             tuple(where.get(n.name, ())),
-            *((proven[n.name].word, proven[n.name].evidence) if n.name in proven else ()),
+            *((proven[n.name].word, proven[n.name].evidence) if n.name in proven else ("", "")),
+            inside.get(n.name, ""),
         )
         for n in plan.nodes
     ]

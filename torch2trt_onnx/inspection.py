@@ -15,6 +15,7 @@ from torch2trt_onnx.errors import SourceError
 from torch2trt_onnx.exporters import source
 from torch2trt_onnx.graph import PREFIX, Graph
 from torch2trt_onnx.passes import AnnotatePrecision
+from torch2trt_onnx.passes.match_pytorch import differences
 from torch2trt_onnx.plan import PrecisionPlan
 from torch2trt_onnx.precision import label
 from torch2trt_onnx.report import NodeReport, Report
@@ -57,7 +58,9 @@ def _read_onnx(path: Path, model: onnx.ModelProto) -> Report:
             for _ in AnnotatePrecision().apply(graph):
                 pass  # another's file: it is annotated here, in memory
         plan = PrecisionPlan.read(graph)
-        return Report(str(path), plan, [NodeReport(node) for node in plan.nodes], bindings=graph_bindings(graph))
+        inside = differences(graph)
+        nodes = [NodeReport(node, inside=inside.get(node.name, "")) for node in plan.nodes]
+        return Report(str(path), plan, nodes, bindings=graph_bindings(graph))
 
 
 def graph_bindings(graph: Graph) -> list[Binding]:

@@ -20,6 +20,7 @@ class NodeReport:
         layers: the names of the engine layers that compute it; empty where it was folded away, or TensorRT lost its name.
         verdict: what the engine proves of its precision, in one word (`proof.Verdict`); "" without a back end, or a precision.
         evidence: of the verdict, in words.
+        inside: what TensorRT rounds inside it where PyTorch does not, in words; "" where nothing differs.
     """
 
     plan: NodePlan
@@ -27,6 +28,7 @@ class NodeReport:
     layers: tuple[str, ...] = ()
     verdict: str = ""
     evidence: str = ""
+    inside: str = ""
 
     @property
     def differs(self) -> bool:
@@ -77,7 +79,7 @@ class Report:
         nodes = []
         for row in data["nodes"]:
             network, layers = tuple(row.pop("network")), tuple(row.pop("layers"))
-            proven = row.pop("verdict"), row.pop("evidence")
+            proven = row.pop("verdict"), row.pop("evidence"), row.pop("inside")
             nodes.append(NodeReport(NodePlan(**{**row, "outputs": tuple(row["outputs"])}), network, layers, *proven))
         compared = data["comparison"]
         if compared is not None:
@@ -103,14 +105,15 @@ class Report:
             if key not in ("plan", "nodes", "comparison", "layers", "bindings")
         }
         data["plan"] = self.plan.asked.to_json()
-        data["nodes"] = [
-            {**asdict(n.plan), **{key: getattr(n, key) for key in ("network", "layers", "verdict", "evidence")}}
-            for n in self.nodes
-        ]
+        data["nodes"] = [{**asdict(n.plan), **{key: getattr(n, key) for key in REPORTED}} for n in self.nodes]
         data["comparison"] = {**asdict(self.comparison), "ok": self.comparison.ok} if self.comparison else None
         data["layers"] = [asdict(layer) for layer in self.layers]
         data["bindings"] = [asdict(binding) for binding in self.bindings]
         return data
+
+
+REPORTED = ("network", "layers", "verdict", "evidence", "inside")
+"""What a `NodeReport` has beside the plan."""
 
 
 def _layer(row: dict[str, Any]) -> EngineLayer:

@@ -87,6 +87,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "model", report.source
     counts = report.plan.counts()
     yield "precisions", ", ".join(f"{count} nodes in {name}" for name, count in counts.items()) or "no float nodes"
+    yield from _inside(report)
     if report.backend:
         differ = sum(node.differs for node in report.nodes)
         agreed = sum(bool(any(node.network) and node.plan.precision) for node in report.nodes)
@@ -101,6 +102,15 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
             "time",
             ", ".join(f"{step} {seconds:.1f} s" for step, seconds in report.seconds.items() if seconds >= 0.05),
         )
+
+
+def _inside(report: Report) -> Iterator[tuple[str, str]]:
+    found = [node.plan.precision for node in report.nodes if node.inside]
+    if found:
+        kinds = " and ".join(dict.fromkeys(found))
+        cause = "rules keep them" if report.plan.asked.fidelity == "pytorch" else "fidelity='pytorch' changes that"
+        count = f"{len(found)} node{'s' * (len(found) > 1)}"
+        yield "inside", f"{count} in {kinds} compute in steps that PyTorch computes in fp32 ({cause})"
 
 
 def _numbers(report: Report) -> Iterator[tuple[str, str]]:
