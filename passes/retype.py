@@ -53,12 +53,15 @@ class Retype(Pass):
                     mixed.append((node, index, kind))
                 elif kind in FLOATS:
                     wants[id(tensor), kind].append(node)
-        self._retype_results(graph, made)
+        behind = self._retype_results(graph, made)
         for (key, kind), readers in wants.items():
             tensor = tensors[key]
-            if onnx_type(tensor) in FLOATS and onnx_type(tensor) != kind:
-                cast = _cast(graph, owners.get(key, graph.ir), tensor, kind)
-                replace_uses(tensor, cast, {id(node) for node in readers})
+            if onnx_type(tensor) not in FLOATS or onnx_type(tensor) == kind:
+                continue
+            source = behind.get(key, tensor)
+            if onnx_type(source) != kind:
+                source = _cast(graph, owners.get(key, graph.ir), source, kind)
+            replace_uses(tensor, source, {id(node) for node in readers})
         for node, index, kind in mixed:
             tensor = node.inputs[index]
             if onnx_type(tensor) in FLOATS and onnx_type(tensor) != kind:
@@ -94,8 +97,9 @@ class Retype(Pass):
             )
 
     @staticmethod
-    def _retype_results(graph: Graph, made: list[tuple[gs.Tensor, int]]) -> None:
-        """Give what nodes make its new type; graph outputs keep theirs, behind a Cast."""
+    def _retype_results(graph: Graph, made: list[tuple[gs.Tensor, int]]) -> dict[int, gs.Tensor]:
+        """Give what nodes make its new type; graph outputs keep theirs, behind a Cast: `id` -> what that Cast reads."""
+        behind: dict[int, gs.Tensor] = {}
         outputs = {id(t) for t in graph.ir.outputs}
         for tensor, kind in made:
             given = onnx_type(tensor)
@@ -107,13 +111,14 @@ class Retype(Pass):
             maker = producer(tensor)
             assert maker is not None
             inner = gs.Variable(graph.fresh_name(f"{tensor.name}_{label(kind)}"), kind, tensor.shape)
-            replace_uses(tensor, inner)
             list.clear(tensor.inputs)
             index = next(i for i, t in enumerate(maker.outputs) if t is tensor)
             list.__setitem__(maker.outputs, index, inner)
             list.append(inner.inputs, maker)
             graph.cast_into(graph.ir, inner, tensor, given, tensor.name)
             _explain(producer(tensor), given)
+            behind[id(tensor)] = inner
+        return behind
 
 
 def _types(graph: Graph, node: gs.Node) -> Retyping:

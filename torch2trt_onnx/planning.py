@@ -416,14 +416,13 @@ class _Problem:
                 raw += 1
                 bound += [WIDE] * (choice.to != self._kind)  # a Cast to this type rounds by itself
             else:
-                place = self._place(choice, index)
-                readers += [place] * (place != NEITHER)
-                bound.append(WIDE if place == NEITHER else place)
-        results = [self._place(c, 0) for c in self._results.get(id(tensor), [])]
+                readers.append(self._place(choice, index))
+        readers += [self._place(c, 0) for c in self._results.get(id(tensor), [])]
         if id(tensor) in self._outputs:
-            results.append(self._label(onnx_type(tensor)))
-        readers += results
-        bound += results
+            readers.append(self._label(onnx_type(tensor)))
+        # A reader of a third type costs the same Cast either way, and sees the rounding.
+        bound += [WIDE if place == NEITHER else place for place in readers]
+        readers = [place for place in readers if place != NEITHER]
         may_round = maker < 0 or id(tensor) in self._exact or self._is_set_free(self._places[maker])
         elements = self._sizes.get(tensor.name, 1)
         if isinstance(tensor, gs.Constant):

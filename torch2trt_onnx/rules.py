@@ -154,10 +154,11 @@ def _read(path: Path) -> list[object]:
 @functools.cache
 def _compiled(pattern: str, is_path: bool) -> re.Pattern[str]:
     if pattern.startswith(REGEX):
-        try:
-            return re.compile(pattern.removeprefix(REGEX))
-        except re.error as error:
-            raise RuleError(f"{pattern!r} is no regular expression", why=str(error)) from None
-    # translate() ends with \Z, or \z from Python 3.14 on; fullmatch needs neither.
-    body = fnmatch.translate(pattern.removesuffix(".*") if is_path else pattern)[:-2]
-    return re.compile(body + (r"(?:\..*)?" if is_path else ""))
+        body = f"(?:{pattern.removeprefix(REGEX)})"
+    else:
+        # translate() ends with \Z, or \z from Python 3.14 on; fullmatch needs neither.
+        body = fnmatch.translate(pattern.removesuffix(".*") if is_path else pattern)[:-2]
+    try:
+        return re.compile(body + (r"(?:\..*)?" if is_path else ""))
+    except re.error as error:
+        raise RuleError(f"{pattern!r} is no regular expression", why=str(error)) from None
