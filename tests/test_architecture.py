@@ -15,7 +15,7 @@ PACKAGE = ROOT / "torch2trt_onnx"
 ORDER = [
     ["cli"],
     ["tables"],
-    ["conversion"],
+    ["conversion", "preview"],
     ["inspection"],
     ["report"],
     ["compare", "proof"],

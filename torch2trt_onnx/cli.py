@@ -1,7 +1,7 @@
 """The command `torch2trt-onnx`: arguments in, tables and exit codes out; the work is done elsewhere.
 
-Exit codes: 0 done; 1 the model could not be converted, or the file not read; 2 the command line is wrong; 4 converted and written,
-but the numbers differ from the model's beyond the tolerance.
+Exit codes: 0 done; 1 the model could not be converted, or the file not read; 2 the command line is wrong; 3 the engine does not
+prove the plan, where that was required; 4 converted and written, but the numbers differ from the model's beyond the tolerance.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from torch2trt_onnx.errors import ConversionError, ConversionWarning, InputError
+from torch2trt_onnx.errors import ConversionError, ConversionWarning, InputError, ProofError
 from torch2trt_onnx.inputs import Input
 
-FAILED, DIFFERS = 1, 4
+if TYPE_CHECKING:
+    from torch2trt_onnx.report import Report
+
+FAILED, UNPROVEN, DIFFERS = 1, 3, 4
+WEIGHTLESS, FIDELITIES = ["inherit", "fp32", "free"], ["tensorrt", "pytorch"]
 BACKENDS = ["rtx", "tensorrt", "none"]
 FOLDER = click.Path(path_type=Path, file_okay=False)
 INPUT_HELP = (
@@ -47,27 +51,55 @@ class InputType(click.ParamType[Input]):
 def main() -> None:
     """Convert PyTorch models to TensorRT, in the precisions that their authors chose.
 
-    Exit codes: 0 done; 1 failed; 2 wrong usage; 4 converted, but the numbers differ beyond the tolerance.
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the engine does not prove the plan, where that was required; 4 converted, but the numbers
+    differ beyond the tolerance.
     """
 
 
+def _asking(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say what is asked of the precisions, which `convert` and `plan` share."""
+    options = [
+        click.argument("model", type=click.Path(path_type=Path)),
+        click.option("-i", "--input", "inputs", type=InputType(), multiple=True, help=INPUT_HELP),
+        click.option(
+            "-p", "--precisions", help="What the engine may use, such as fp32,fp16. Default: as the model is typed."
+        ),
+        click.option("--strict", is_flag=True, help="The precisions are exact, and the engine must prove each node's."),
+        click.option("--rules", type=click.Path(path_type=Path), help="A TOML file of precisions for single nodes."),
+        click.option(
+            "--weightless",
+            type=click.Choice(WEIGHTLESS),
+            default="inherit",
+            show_default=True,
+            help="Nodes without weights: as the model types them, fp32, or what moves the fewest bytes.",
+        ),
+        click.option(
+            "--fidelity",
+            type=click.Choice(FIDELITIES),
+            default="tensorrt",
+            show_default=True,
+            help="pytorch: Casts make nodes compute in fp32 inside where PyTorch does.",
+        ),
+        click.option(
+            "--exporter", type=click.Choice(["torchscript", "dynamo"]), default="torchscript", show_default=True
+        ),
+        click.option("--opset", type=int, help="Default: 20, or 22 with bf16."),
+        click.option(
+            "--compute-capability", "capabilities", multiple=True, help="A GPU, repeatable. Default: 8.9 and 12.0."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("-i", "--input", "inputs", type=InputType(), multiple=True, help=INPUT_HELP)
-@click.option("-p", "--precisions", help="What the engine may use, such as fp32,fp16. Default: as the model is typed.")
+@_asking
 @click.option("-o", "--output", type=FOLDER, required=True, help="For model.onnx, model.engine and report.json.")
-@click.option("--strict", is_flag=True, help="The precisions are exact: fp32 is no way out.")
 @click.option(
-    "--fidelity",
-    type=click.Choice(["tensorrt", "pytorch"]),
-    default="tensorrt",
-    show_default=True,
-    help="pytorch: Casts make nodes compute in fp32 inside where PyTorch does.",
+    "--require-proof", is_flag=True, help="Exit with 3 where the engine does not prove each node's precision."
 )
 @click.option("--backend", type=click.Choice(BACKENDS), help="none stops at the ONNX file. Default: what is installed.")
-@click.option("--exporter", type=click.Choice(["torchscript", "dynamo"]), default="torchscript", show_default=True)
-@click.option("--opset", type=int, help="Default: 20, or 22 with bf16.")
-@click.option("--compute-capability", "capabilities", multiple=True, help="A GPU, repeatable. Default: 8.9 and 12.0.")
 @click.option("--tf32", is_flag=True, help="Let fp32 matrix products run in TF32.")
 @click.option("--timeout", type=float, default=3600.0, show_default=True, help="Of the build, in seconds.")
 @click.option("--memory-limit", type=float, help="Of the build, in GiB. Default: nine tenths of what is free.")
@@ -98,8 +130,7 @@ def convert(**given: Any) -> None:
                 given["model"],
                 list(given["inputs"]) or None,
                 given["precisions"],
-                strict=given["strict"],
-                fidelity=given["fidelity"],
+                **{key: given[key] for key in ("strict", "rules", "weightless", "fidelity")},
                 backend=given["backend"],
                 options=options,
                 progress=progress,
@@ -113,8 +144,47 @@ def convert(**given: Any) -> None:
     else:
         show(report, ("layers",))
         click.echo(f"written to {given['output']}")
+    if given["require_proof"]:
+        _require_proof(report)
     if report.comparison is not None and report.comparison.made and not report.comparison.ok:
         sys.exit(DIFFERS)
+
+
+@main.command()
+@_asking
+@click.option("--dry-run", is_flag=True, help="List the rules only, and the nodes that each one matches.")
+@click.option("--json", "as_json", is_flag=True)
+def plan(**given: Any) -> None:
+    """Show which precision each node of MODEL would run in, and why. Nothing is built or written."""
+    from torch2trt_onnx.options import Options
+    from torch2trt_onnx.plan import Asked
+    from torch2trt_onnx.precision import parse_precisions
+    from torch2trt_onnx.preview import preview
+    from torch2trt_onnx.rules import parse_rules
+    from torch2trt_onnx.tables import previewed
+
+    options = Options(
+        exporter=given["exporter"],
+        opset=given["opset"],
+        compute_capabilities=given["capabilities"] or Options.compute_capabilities,
+    )
+    try:
+        asked = Asked(
+            parse_precisions(given["precisions"]),
+            given["strict"],
+            rules=parse_rules(given["rules"]),
+            weightless=given["weightless"],
+            fidelity=given["fidelity"],
+        )
+        found = preview(given["model"], list(given["inputs"]) or None, asked, options)
+    except ConversionError as error:
+        _fail(error)
+    if given["as_json"]:
+        click.echo(json.dumps(found.to_json(), indent=1))
+    else:
+        previewed(found, nodes=not given["dry_run"])
+    if found.refusal is not None:
+        _fail(found.refusal)
 
 
 @main.command()
@@ -151,9 +221,24 @@ def doctor(as_json: bool) -> None:
         click.echo(f"{name:<18} {text}")
 
 
+def _require_proof(report: Report) -> None:
+    """End with an exit code of its own where the engine does not prove the plan."""
+    unproven = report.unproven()
+    if not report.backend:
+        click.echo("error: there is no engine, and so no proof; build one, with --backend rtx", err=True)
+        sys.exit(UNPROVEN)
+    for node in unproven:
+        click.echo(
+            f"error: {node.plan.op} {node.plan.name!r}, planned {node.plan.runs_in}, is {node.verdict}: {node.evidence}",
+            err=True,
+        )
+    if unproven:
+        sys.exit(UNPROVEN)
+
+
 def _fail(error: ConversionError) -> None:
     click.echo(f"error: {error}", err=True)
-    sys.exit(FAILED)
+    sys.exit(UNPROVEN if isinstance(error, ProofError) else FAILED)
 
 
 class _Progress:

@@ -22,7 +22,7 @@ import onnx
 from torch2trt_onnx import backends, compare, exporters, passes, pipeline, planning
 from torch2trt_onnx.backends import BuildResult, Progress
 from torch2trt_onnx.compare import Comparison
-from torch2trt_onnx.errors import ConversionWarning, OutputError, PassError, PrecisionError
+from torch2trt_onnx.errors import ConversionWarning, OutputError, PassError, PrecisionError, ProofError
 from torch2trt_onnx.exporters import Exported, source
 from torch2trt_onnx.files import replace_atomically
 from torch2trt_onnx.graph import Graph
@@ -31,7 +31,7 @@ from torch2trt_onnx.options import Options
 from torch2trt_onnx.passes.match_pytorch import differences
 from torch2trt_onnx.plan import Asked, PrecisionPlan
 from torch2trt_onnx.precision import Precision, parse_precisions
-from torch2trt_onnx.proof import prove
+from torch2trt_onnx.proof import OVERRIDDEN, prove
 from torch2trt_onnx.report import NodeReport, Report, network_labels
 from torch2trt_onnx.rules import parse_rules
 from torch2trt_onnx.weights import WeightStore
@@ -89,7 +89,8 @@ def convert(
         with clock("load"):
             given = source.load(model)
         with clock("export"):
-            exported = exporters.export(given, inputs, weights, exporter=options.exporter, opset=_opset(options, asked))
+            opset = options.opset or asked.opset
+            exported = exporters.export(given, inputs, weights, exporter=options.exporter, opset=opset)
         with clock("passes"), _paused_gc():
             graph = Graph(exported.model, weights)
             records = pipeline.run(graph, pipeline.repairs(exported.bindings))
@@ -107,7 +108,7 @@ def convert(
             with clock("build"):
                 names = [(node.name, len(node.outputs)) for node in plan.nodes]
                 built = engine_maker.build(path, exported.inputs, names, options, folder, progress)
-        report = _report(given.name, exported, graph, records, plan, comparison, built, notes, strict)
+        report = _report(given.name, exported, graph, records, plan, comparison, built, notes)
         report.seconds = clock.seconds
         report.sizes = {"weights": weights.nbytes(graph.to_proto())}
         if built is not None:
@@ -172,12 +173,6 @@ def _refuse_fidelity(asked: Asked) -> None:
             why="PyTorch computes Softmax, LayerNorm, Gelu and others in fp32 inside, and its Casts say so to TensorRT",
             fix="add fp32 to precisions, or leave strict or fidelity out",
         )
-
-
-def _opset(options: Options, asked: Asked) -> int | None:
-    """The opset to export, where the user or what is asked for says one: earlier ones than 22 have no bf16 convolution."""
-    wanted = {*(asked.precisions or ()), *(rule.precision for rule in asked.rules)}
-    return options.opset or (22 if Precision.BF16 in wanted else None)
 
 
 def _checked_plan(graph: Graph) -> PrecisionPlan:
@@ -246,12 +241,11 @@ def _report(
     comparison: Comparison | None,
     built: BuildResult | None,
     notes: Sequence[str],
-    strict: bool,
 ) -> Report:
     """Put everything together, and judge it.
 
     Raises:
-        PrecisionError: strict, and TensorRT's network has another type than the plan.
+        ProofError: strict, and the engine does not prove the plan.
     """
     where: dict[str, list[str]] = {}
     for layer in built.layers if built is not None else []:
@@ -283,19 +277,7 @@ def _report(
             for o in comparison.outputs
             if not o.ok
         ]
-    different = [n for n in nodes if n.differs]
-    if different:
-        lines = [
-            f"{n.plan.op} {n.plan.name!r}: planned {'/'.join(n.plan.outputs)}, network {'/'.join(n.network)}"
-            for n in different
-        ]
-        if strict:
-            raise PrecisionError(
-                "When strict is True, each node must run as planned, and TensorRT's network differs",
-                why="\n       ".join(lines),
-            )
-        told += [f"TensorRT's network differs from the plan: {line}" for line in lines]
-    return Report(
+    report = Report(
         name,
         plan,
         nodes,
@@ -307,18 +289,45 @@ def _report(
         built.layers if built is not None else [],
         built.bindings if built is not None else graph_bindings(graph),
     )
+    if plan.asked.strict and built is not None:
+        _require_proof(report)
+    report.warnings += [_departure(node) for node in nodes if node.differs or node.verdict == OVERRIDDEN]
+    return report
+
+
+def _require_proof(report: Report) -> None:
+    """Fail where the engine does not prove that each node runs as planned.
+
+    Raises:
+        ProofError: it names every such node, and the evidence.
+    """
+    lines = [_departure(node) for node in report.unproven()]
+    if lines:
+        raise ProofError(
+            f"When strict is True, the engine must prove each node's precision; {len(lines)} nodes are not as planned, or not proven",
+            why="\n       ".join(lines),
+            fix="a rule that gives these nodes what TensorRT runs them in, or no strict",
+        )
+
+
+def _departure(node: NodeReport) -> str:
+    """What the engine, or else the network, says against a node's plan."""
+    planned = "/".join(node.plan.outputs)
+    where = f"{node.plan.op} {node.plan.name!r}, planned {planned}"
+    if node.differs:
+        return f"{where}, is {'/'.join(node.network)} in TensorRT's network"
+    return f"{where}, is {node.verdict}: {node.evidence}"
 
 
 def _summed(records: Sequence[pipeline.PassRecord]) -> Iterator[str]:
-    """One warning for each kind of change that the user must hear of, with the first nodes by name."""
+    """One warning for each kind of change that the user must hear of, with all nodes by name."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for record in records:
         for change in record.changes:
             if change.warn:
                 kinds.setdefault((change.action, change.why), []).append(change.node)
     for (action, why), names in kinds.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        yield f"{', '.join(map(repr, names[:3]))}{more}: {action} ({why})"
+        yield f"{', '.join(map(repr, names))}: {action} ({why})"
 
 
 @contextmanager

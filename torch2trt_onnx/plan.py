@@ -67,6 +67,12 @@ class Asked:
             or "as the source is typed"
         )
 
+    @property
+    def opset(self) -> int | None:
+        """The opset to export, where what is asked for needs one: earlier ones than 22 have no bf16 convolution."""
+        wanted = {*(self.precisions or ()), *(rule.precision for rule in self.rules)}
+        return 22 if Precision.BF16 in wanted else None
+
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Asked:
         """What `to_json` wrote."""

@@ -122,7 +122,9 @@ def _refuse_contradictions(asked: Asked) -> None:
     outside = [
         f"rule {number} ({rule})"
         for number, rule in enumerate(asked.rules, 1)
-        if asked.precisions is not None and rule.precision not in asked.precisions
+        if asked.precisions is not None
+        and rule.precision not in asked.precisions
+        and (asked.strict or rule.precision is not Precision.FP32)
     ]
     if outside:
         raise PrecisionError(
@@ -227,7 +229,9 @@ class _Planner:
         if pinned and given != FP32 and (self.enabled is None or FP32 in self.enabled):
             return [FP32], "policy", "weightless nodes are fp32"
         if self.enabled is None or given in self.enabled:
-            return [given], "", ""
+            # Where TensorRT has no such kernel, fp32 holds the same values.
+            way_out = [FP32] if self.enabled is None or FP32 in self.enabled or not self.asked.strict else []
+            return list(dict.fromkeys([given, *way_out])), "", ""
         is_fp32_cast = node.op == "Cast" and given == FP32
         if self.asked.strict and given != FP32 and not is_fp32_cast:
             return [], "", ""

@@ -8,6 +8,7 @@ from typing import Any
 from torch2trt_onnx.backends.layers import LABELS, Binding, EngineLayer, EngineTensor
 from torch2trt_onnx.compare import Comparison, OutputComparison
 from torch2trt_onnx.plan import Asked, NodePlan, PrecisionPlan
+from torch2trt_onnx.proof import OVERRIDDEN, UNVERIFIABLE
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class Report:
     bindings: list[Binding] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+
+    def unproven(self) -> list[NodeReport]:
+        """The nodes that do not run as planned, or of which the engine does not tell; empty without an engine."""
+        return [node for node in self.nodes if node.differs or node.verdict in (OVERRIDDEN, UNVERIFIABLE)]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Report:

@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from torch2trt_onnx.preview import Preview
 from torch2trt_onnx.proof import FOLDED, FUSED, HONOURED, OVERRIDDEN, UNVERIFIABLE, WORDS
 from torch2trt_onnx.report import Report, network_label
 
@@ -69,6 +70,24 @@ def console() -> Console:
     """Standard output: as wide as the terminal, or wide enough for a file."""
     plain = Console()
     return plain if plain.is_terminal else Console(width=WIDTH)
+
+
+def previewed(found: Preview, *, nodes: bool) -> None:
+    """Print whom each rule matches, and with `nodes` what each node would run in."""
+    output = console()
+    for number, matched in enumerate(found.rules, 1):
+        dead = "" if matched.nodes else ": matches no node"
+        output.print(Text(f"rule {number} ({matched.rule}){dead}", style="bold" if matched.nodes else "yellow"))
+        for name in matched.nodes:
+            output.print(Text(f"  {name}" + ("" if name in matched.winning else "  (a later rule wins)")))
+    if nodes:
+        table = _table(f"{len(found.nodes)} nodes", "node", "operator", "source", "planned", "origin", "why")
+        for node in found.nodes:
+            precisions = _precision(node.authored), _precision(node.precision)
+            table.add_row(node.name, node.op, *precisions, node.origin, node.reason)
+        output.print(table)
+    for note in found.notes:
+        output.print(Text(f"warning: {note}", style="yellow"))
 
 
 def show(report: Report, what: tuple[str, ...], *, every: bool = False) -> None:
