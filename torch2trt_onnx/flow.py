@@ -125,8 +125,9 @@ class Flow:
             self._tie(node.input[2:], ins[2:], outs[1 : 1 + states])
             outs = outs[1:]
         else:
-            states = len(node.input) - attributes["num_scan_inputs"].i
-            self._tie(node.input, ins, outs[:states])
+            states = len(ins) - attributes["num_scan_inputs"].i
+            given = node.input[len(node.input) - len(ins) :]  # behind the lengths of sequences, in opset 8
+            self._tie(given, ins, outs[:states])
         self._read(body)
         self._tie(outs, node.output)
 

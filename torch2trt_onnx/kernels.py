@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 from torch2trt_onnx.backends.layers import LABELS, EngineLayer, EngineTensor
 from torch2trt_onnx.flow import components
+from torch2trt_onnx.precision import Precision
 
-FLOATS = frozenset({"fp32", "fp16", "bf16"})
-QUANTISED = frozenset({"int8", "int4", "float8_e4m3fn"})
-PRECISE = FLOATS | QUANTISED
-"""The types in which something can be computed that has a precision."""
+PRECISE = frozenset(p.value for p in Precision)
+"""Our words for the types in which something can be computed that has a precision."""
+
+FLOATS = frozenset(p.value for p in Precision if not p.is_quantized)
+"""Those of them that need no Q/DQ."""
 
 TOLD = frozenset(LABELS.values())
 """Our words for types; what an engine says beside them says that it does not tell the type."""

@@ -37,8 +37,7 @@ MOVES = frozenset(
 """Operators that compute nothing: what they put out is what they were given, at another place."""
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
-MULTIPLY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
-"""Operators that TensorRT runs in the quantised type where both inputs are quantised."""
+QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 KERNEL = re.compile(r"__myl_([A-Za-z]+)")
 OPERATOR = re.compile(r"[A-Z][a-z]*")
@@ -158,6 +157,7 @@ class _Proof:
 
     def __init__(self, flow: Flow, plan: PrecisionPlan, engine: Engine, network: dict[str, list[str]]) -> None:
         self.flow, self.plan, self.engine, self.network = flow, plan, engine, network
+        self._plans = {node.name: node for node in plan.nodes}
         self._region: dict[int, _Region] = {}
         self._held = {
             i: self.engine.group(self.engine.holders[step.name])
@@ -181,6 +181,7 @@ class _Proof:
         self._outputs = {self._same.get(name, name): name for name in flow.outputs}
         self._find_regions()
         self._views = {i: list(self._seen(i)) for i in self._held}
+        self._may_have = self._find_types()
         self._doubts = self._find_doubts()
 
     def verdicts(self) -> dict[str, Verdict]:
@@ -320,7 +321,7 @@ class _Proof:
     def _find_doubts(self) -> dict[int, str]:
         """Layer -> why its borders do not prove what goes on inside it."""
         doubts: dict[int, str] = {}
-        for number, types in self._may_have().items():
+        for number, types in self._may_have.items():
             layer = self.engine.layers[number]
             for way, tensors in (("reads", layer.inputs), ("writes", layer.outputs)):
                 for tensor in tensors:
@@ -336,7 +337,7 @@ class _Proof:
                     doubts.setdefault(number, str(wrong))
         return doubts
 
-    def _may_have(self) -> dict[int, set[str]]:
+    def _find_types(self) -> dict[int, set[str]]:
         """Layer -> the planned types of all tensors of its nodes, and of the nodes without a layer beside them."""
         found: dict[int, set[str]] = {}
         for step, group in self._held.items():
@@ -362,8 +363,6 @@ class _Proof:
 
     def _judge(self, step: int) -> Verdict:
         node = self.flow.steps[step]
-        if node.op in CONTROL:
-            return Verdict(FOLDED, "control flow computes nothing: the nodes of its bodies have verdicts of their own")
         if step in self._held:
             return self._judge_held(step)
         if all(name in self.flow.known for name in node.outputs):
@@ -379,7 +378,7 @@ class _Proof:
     def _judge_held(self, step: int) -> Verdict:
         own, views = self._held[step], self._views[step]
         where = f"in {self._names(own.layers)}"
-        quantised = self._quantised(step)
+        quantised = self._plans[self.flow.steps[step].name].quantized
         if quantised:
             return self._judge_quantised(own, quantised, where)
         types = PRECISE & {self._planned(name) for name in (*self._inputs(step), *self.flow.steps[step].outputs)}
@@ -400,7 +399,10 @@ class _Proof:
             return Verdict(UNVERIFIABLE, f"{where}, which neither reads nor writes a float")
         others = len(own.nodes) - 1
         with_others = f" with {others} other node{'s' * (others > 1)}" if others else ""
-        return Verdict(FUSED, f"{where}{with_others}; what is seen at its borders is {_list(own.types)}, as planned")
+        planned = {kind for i in own.layers for kind in self._may_have[i]}
+        partial = ", and partial results are fp32" if own.types - planned else ""
+        seen = f"what is seen at its borders is {_list(own.types & planned)}, as planned{partial}"
+        return Verdict(FUSED, f"{where}{with_others}; {seen}")
 
     def _interior(self, step: int) -> set[str]:
         """The types inside a recurrent node, whose time steps run as layers that name no node."""
@@ -439,20 +441,21 @@ class _Proof:
         passage = self._passage(region)
         if passage.missing:
             return Verdict(UNVERIFIABLE, f"no layer names it, and {passage.missing}")
-        named = self._naming(region, passage)
-        if named:
-            types = _list(passage.types)
-            return Verdict(
-                HONOURED, f"in {self._names(named)}, by that name; what it reads and writes is {types}, as planned"
-            )
         around = region.sources.layers | region.sinks.layers
+        alone = len(region.steps) == 1 and passage.types >= region.types
+        types = f"what is read and written there is {_list(passage.types)}, as planned"
+        if alone and passage.inside and not around:
+            return Verdict(HONOURED, f"in {self._names(passage.inside)}, as there are no others on its way; {types}")
+        named = self._naming(region, passage)
+        if named and alone:
+            return Verdict(HONOURED, f"in {self._names(named)}, by the layer's own name; {types}")
         doubt = self._doubt(around)
         if doubt:
             return Verdict(UNVERIFIABLE, f"no layer names it, and one around it {doubt}")
         if not (region.sources.types | region.sinks.types):
             return Verdict(UNVERIFIABLE, "no layer names it, and those around it neither read nor write a float")
         where = self._names(around | passage.inside)
-        return Verdict(FUSED, f"no layer names it, so one that hands on its tensors does it, all as planned: {where}")
+        return Verdict(FUSED, f"no layer names it, so it is in one of those on its way, all as planned: {where}")
 
     @functools.cache  # noqa: B019 - once a region, and no longer than the proof
     def _passage(self, region: _Region) -> _Passage:
@@ -471,8 +474,8 @@ class _Proof:
         return _Passage(types, inside.layers, link.shared, missing)
 
     def _naming(self, region: _Region, passage: _Passage) -> list[int]:
-        """The layers that tell a region's only node by their own name, and have all types that it has."""
-        if len(region.steps) > 1 or not passage.types >= region.types:
+        """The layers that tell a region's only node by their own name."""
+        if len(region.steps) > 1:
             return []
         node = self.flow.steps[region.steps[0]]
         return [i for i in passage.inside if _names_operator(self.engine.layers[i], node)]
@@ -498,45 +501,31 @@ class _Proof:
 
     # Quantised nodes.
 
-    def _quantised(self, step: int) -> frozenset[str]:
-        """The quantised types of both operands of a product; empty where it is none, or one of them is not quantised."""
-        node = self.flow.steps[step]
-        if node.op not in MULTIPLY:
-            return frozenset()
-        types = [self._quantised_type(name) for name in node.inputs[:2]]
-        return frozenset(types) if all(types) else frozenset()
-
-    def _quantised_type(self, name: str) -> str:
-        """The type before the DequantizeLinear that a tensor comes from, moved about or not; "" where there is none."""
-        maker = self._any_maker.get(name)
-        while maker is not None and maker.op in MOVES:
-            maker = self._any_maker.get(maker.inputs[0])
-        return self._planned(maker.inputs[0]) if maker is not None and maker.op == "DequantizeLinear" else ""
-
-    @functools.cached_property
-    def _any_maker(self) -> dict[str, Step]:
-        return {name: step for step in self.flow.steps for name in step.outputs}
-
     @staticmethod
-    def _judge_quantised(own: Group, types: frozenset[str], where: str) -> Verdict:
-        read = set(own.reads.values()) & PRECISE
-        if read & types and types <= read | {kind for kind, _ in own.constants}:
-            return Verdict(HONOURED, f"{where}, which reads {_list(types)}, as quantised")
-        return Verdict(OVERRIDDEN, f"{where}, which reads {_list(read)}, though its inputs are quantised")
+    def _judge_quantised(own: Group, quantised: str, where: str) -> Verdict:
+        read = PRECISE & set(own.reads.values())
+        if quantised in read:
+            return Verdict(HONOURED, f"{where}, which reads {quantised}, as quantised")
+        return Verdict(
+            OVERRIDDEN, f"{where}, which reads {_list(read)}, though its inputs are quantised to {quantised}"
+        )
 
     def _unquantised(self, found: dict[str, Verdict], number: dict[str, int]) -> dict[str, Verdict]:
         """Q and DQ before products that do not run quantised: they round, and that is all."""
+        makers = {name: step for step in self.flow.steps for name in step.outputs}
         lost: dict[str, Verdict] = {}
-        for name, verdict in found.items():
-            if verdict.word != OVERRIDDEN or not self._quantised(number[name]):
+        for product in self.plan.nodes:
+            if not product.quantized or found[product.name].word != OVERRIDDEN:
                 continue
-            waiting = list(self.flow.steps[number[name]].inputs[:2])
+            waiting = list(self.flow.steps[number[product.name]].inputs[:2])
             for tensor in waiting:
-                maker = self._any_maker.get(tensor)
-                if maker is not None and maker.op in MOVES | {"DequantizeLinear", "QuantizeLinear"}:
-                    waiting.append(maker.inputs[0])
-                    if maker.name in found and maker.op not in MOVES:
-                        lost[maker.name] = Verdict(OVERRIDDEN, f"is for {_short(name)!r}, of which {verdict.evidence}")
+                maker = makers.get(tensor)
+                if maker is None or maker.op not in MOVES | QUANTISERS:
+                    continue
+                waiting.append(maker.inputs[0])
+                if maker.op in QUANTISERS:
+                    why = f"{_short(product.name)!r} is to run quantised by it, and does not: {found[product.name].evidence}"
+                    lost[maker.name] = Verdict(OVERRIDDEN, why)
         return lost
 
     # Words.
