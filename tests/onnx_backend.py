@@ -59,7 +59,8 @@ class Outcome:
         case: its name.
         mode: a name in `MODES`.
         result: "same"; "refused", by an error of ours that gives a reason; "skipped", as ONNX Runtime cannot run it as it was
-            given, so that it was only checked; or what is wrong: "different", "invalid", "lost", "failed", "crashed".
+            given, so that it was only checked; or what is wrong: "different", "invalid", "lost", "retyped", "failed", "crashed";
+            "loose": the graph is right, and fp16 cannot hold its numbers.
         why: the reason; for "same" how it is the same.
     """
 
@@ -245,10 +246,17 @@ def through_fp16(case: Case, expected: Values | str) -> tuple[str, str]:
         if re.search("NOT_IMPLEMENTED|is not supported with", str(error)):
             return "skipped", f"in fp16, {_line(error)}"
         return "invalid", f"ONNX Runtime: {_line(error)}"
+    wanted = ["FLOAT" if kind == "DOUBLE" else kind for kind in _kinds(case.model)]
+    if wanted != _kinds(model):
+        return "retyped", f"outputs {_kinds(model)} for {wanted}"
     comparison = conversion.report.comparison
     if not comparison.made:
         return "skipped", comparison.reference
     return "same" if comparison.ok else "loose", "" if comparison.ok else str(comparison.outputs)
+
+
+def _kinds(model: onnx.ModelProto) -> list[str]:
+    return [TensorProto.DataType.Name(info.type.tensor_type.elem_type) for info in model.graph.output]
 
 
 def _converted(case: Case, precisions: object) -> Any:
