@@ -96,13 +96,16 @@ def convert(
             records = pipeline.run(graph, pipeline.repairs(exported.bindings))
             shapes = {str(i.name): i.opt_shape for i in exported.inputs}
             notes = planning.decide(graph, asked, shapes, options.compute_capabilities)
+            left = planning.left(graph)
             records += pipeline.run(graph, pipeline.lowering(asked.fidelity))
             plan = _checked_plan(graph)
         with clock("write"):
             path = graph.write(folder / "model.onnx")
             notes += _checked(path)
         with clock("compare"), _paused_gc():
-            comparison = _compared(given, exported, graph, path, plan, options, folder) if options.compare else None
+            comparison = (
+                _compared(given, exported, graph, path, plan, left, options, folder) if options.compare else None
+            )
         built = None
         if engine_maker is not None:
             with clock("build"):
@@ -203,11 +206,12 @@ def _compared(
     graph: Graph,
     path: Path,
     plan: PrecisionPlan,
+    left: Sequence[str],
     options: Options,
     folder: Path,
 ) -> Comparison:
-    words = {*plan.counts(), *(node.authored for node in plan.nodes if node.authored)}  # the reference rounds as well
-    tolerance = options.tolerance if options.tolerance is not None else compare.tolerance_of(sorted(words))
+    # The reference rounds where its author says so.
+    tolerance = options.tolerance if options.tolerance is not None else compare.tolerance_of([*plan.counts(), *left])
     device: torch.device | None = None
     if exported.eager is not None:
         import torch

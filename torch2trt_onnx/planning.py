@@ -105,6 +105,12 @@ def decide(graph: Graph, asked: Asked, shapes: Mapping[str, Sequence[int | None]
     return [*planner.notes, *_check_result(planner.choices, asked, targets)]
 
 
+def left(graph: Graph) -> list[str]:
+    """The precisions of the source that some node is not to run in any more."""
+    about = [(n.metadata.get(f"{PREFIX}authored"), n.metadata.get(f"{PREFIX}precision")) for n in graph.nodes()]
+    return sorted({given for given, planned in about if given and given != planned})
+
+
 def matches(graph: Graph, rules: Sequence[Rule]) -> list[list[gs.Node]]:
     """For each rule the nodes that it matches, whether or not a later rule wins."""
     found: list[list[gs.Node]] = [[] for _ in rules]
@@ -215,7 +221,8 @@ class _Planner:
             islands.append(f"{where} is {label(kind)} ({why})")
         elif kind == given and why_origin == "narrowed":
             islands.append(f"{where} is {label(kind)} (no other floating-point precision was asked for)")
-        free = told is None and self._is_free(node, origin)
+        removed = node.op == "Cast" and given == FP32 and why_origin == "narrowed"  # no rounding: free to be nothing
+        free = told is None and (removed or self._is_free(node, origin))
         if kind == given and told is None and not obstacles:
             return Choice(node, given, kind, origin, said, free)
         return Choice(node, given, kind, why_origin, f"{why}; in the source it is {label(given)}: {said}", free)
@@ -416,7 +423,7 @@ class _Problem:
             choice = self._planner.reader(node, index)
             if choice is None:
                 raw += 1  # Shape and Size see no values
-            elif node.op == "Cast":
+            elif node.op == "Cast" and id(choice) not in self._index:
                 raw += 1
                 bound += [WIDE] * (choice.to != self._kind)  # a Cast to this type rounds by itself
             else:
@@ -482,6 +489,12 @@ class _Problem:
                 return is_lossless(onnx_type(tensor), kind)
             return id(tensor) in exact or (id(tensor) not in self._makers and onnx_type(tensor) == kind)
 
+        def hands_on(node: gs.Node) -> bool:
+            source = onnx_type(node.inputs[0])
+            if node.op == "Cast" and source not in FLOATS:
+                return is_lossless(source, kind)
+            return all(is_exact(t) for t in node.inputs if onnx_type(t) in FLOATS)
+
         for node in _inner_first(self._planner.graph.ir):
             for tie in self._planner._tied[id(node)]:
                 if node.op == "If" and tie.tie and all(map(is_exact, tie.tie.reads(node))):
@@ -489,23 +502,14 @@ class _Problem:
             choice = self._planner._of.get(id(node))
             if choice is None:
                 continue
-            if node.op == "Cast":
-                source = node.inputs[0]
-                if (
-                    choice.to == kind
-                    or is_exact(source)
-                    or (onnx_type(source) not in FLOATS and is_lossless(onnx_type(source), kind))
-                ):
-                    exact.update(id(t) for t in node.outputs)
-            elif id(choice) in self._index:
-                if (node.op in MOVING or node.op in MONOTONE) and all(
-                    is_exact(t) for t in node.inputs if onnx_type(t) in FLOATS
-                ):
+            free = id(choice) in self._index
+            if node.op == "Cast" or free:
+                rounds = choice.to == kind and not free
+                if rounds or (node.op in MOVING | MONOTONE | {"Cast"} and hands_on(node)):
                     exact.update(id(t) for t in node.outputs)
             else:
-                exact.update(
-                    id(t) for t, made in zip(node.outputs, self._retyping(choice).outputs, strict=True) if made == kind
-                )
+                made = zip(node.outputs, self._retyping(choice).outputs, strict=True)
+                exact.update(id(t) for t, to in made if to == kind)
         return exact
 
 
