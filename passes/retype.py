@@ -90,7 +90,8 @@ class Retype(Pass):
                 if lost
                 else f"leads to {planned}, not {label(given)}"
             )
-            yield Change(node.name, action, why + place, warn=origin != "border")
+            told = origin != "border" and (lost or not isinstance(node.inputs[0], gs.Constant))
+            yield Change(node.name, action, why + place, warn=told)
         elif node.op != "Cast":
             yield Change(
                 node.name, f"{verb} from {label(given)} to {planned}", why, warn=origin in ("widened", "operator")

@@ -155,6 +155,8 @@ class _Planner:
     def __post_init__(self) -> None:
         wanted = self.asked.precisions
         self.enabled = None if wanted is None else {ElementType.of(p).onnx for p in wanted if not p.is_quantized}
+        foreign = (node for node in self.graph.nodes() if node.op not in NO_PRECISION and subgraphs(node))
+        self._foreign = {id(inner) for node in foreign for body in subgraphs(node) for inner in _inner_first(body)}
 
     # --- node by node
 
@@ -281,7 +283,11 @@ class _Planner:
         if (node.op, to) in GAPS:
             return GAPS[node.op, to]
         given = compute_type(node)
-        if node.op == "Cast" or to == given:
+        if to == given:
+            return None
+        if id(node) in self._foreign:
+            return "it is in the body of an operator whose types are not known"
+        if node.op == "Cast":
             return None
         types = retyping(node, to, self.graph.opset)
         if isinstance(types, str):

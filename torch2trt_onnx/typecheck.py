@@ -124,6 +124,13 @@ MADE_TYPE = ("to", "dtype", "output_dtype", "output_datatype")
 LIKE_INPUT = frozenset({"EyeLike", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 """Operators whose result has the type of their input where no attribute says another."""
 
+FIXED = {
+    "BitCast": "it reads the bits",
+    "MeanVarianceNormalization": "its definition has fp32 constants",
+    "LinearAttention": "ONNX's inference contradicts its type constraints",
+}
+"""Operators that compute in the type that they are written in, whatever their type constraints say, and why."""
+
 NO_PRECISION = frozenset({"Shape", "Size", "If", "Loop", "Scan"})
 """Operators that compute with no float, whatever they read or make."""
 
@@ -162,6 +169,8 @@ def retyping(node: gs.Node, to: int, opset: int) -> Retyping | str:
     kept = Retyping(tuple(map(onnx_type, node.inputs)), tuple(map(onnx_type, node.outputs)))
     if to == given:
         return kept
+    if node.op in FIXED:
+        return FIXED[node.op]
     spec = schema(node.op, opset) if is_standard(node) else None
     if spec is None:
         return f"nothing is known of the types of {node.op}"
