@@ -45,8 +45,8 @@ kernels (`tools/bench/inside_on_gpu.py`): PyTorch's gave what fp32 gives, rounde
 (bf16 HardSigmoid) to 86% (bf16 Selu) of the values, by up to thousands of steps near 0. With Casts they agree but for a few
 values of 63,488, and Elu and Selu next to 0, where TensorRT has no expm1.
 
-Attention: where TensorRT fuses MatMul, Softmax and MatMul into one kernel (fmha_v2), it holds the scores in fp32 in any case. It adds them up
-in fp16 or in fp32: without Casts around Softmax both were seen (fp16 in a transformer's block, fp32 in bare attention), with
+Attention: where TensorRT fuses MatMul, Softmax and MatMul into one kernel (fmha_v2), it holds the scores in fp32 in any case. It adds
+them up in fp16 or in fp32: without Casts around Softmax both were seen (fp16 in a transformer's block, fp32 in bare attention), with
 them only fp32, as in PyTorch. The second MatMul adds up in fp16 with and without them.
 
 Not here, because nothing differs there: Add, Sub, Mul, Div, Sqrt, Reciprocal, Tanh, Erf, Tan, Sinh, Atan are computed in fp32 or rounded

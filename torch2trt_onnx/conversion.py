@@ -98,6 +98,7 @@ def convert(
             notes = planning.decide(graph, asked, shapes, options.compute_capabilities)
             left = planning.left(graph)
             records += pipeline.run(graph, pipeline.lowering(asked.fidelity))
+            left += planning.left(graph)  # what `MatchPyTorch` computes in fp32, and rounds as before
             plan = _checked_plan(graph)
         with clock("write"):
             path = graph.write(folder / "model.onnx")
