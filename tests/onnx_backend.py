@@ -117,7 +117,8 @@ def run(model: onnx.ModelProto, inputs: Sequence[Value]) -> Values:
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     fed = list(zip(_inputs(model), inputs, strict=True))
-    if not all(isinstance(v, np.ndarray) and v.dtype.kind not in "OUS" for v in inputs):
+    plain = all(isinstance(v, np.ndarray) and v.dtype.kind not in "OUS" for v in inputs)
+    if not plain or not all(info.type.HasField("tensor_type") for info in model.graph.output):
         return [(-1, v) for v in session.run(None, {info.name: v for info, v in fed if v is not None})]
     feeds = {info.name: _ort_value(v, info.type.tensor_type.elem_type) for info, v in fed}
     return [_own(v) for v in session.run_with_ort_values(None, feeds)]
