@@ -40,21 +40,6 @@ EXCUSED = {
 }
 """(mode, case) -> a result that is right all the same."""
 
-OPEN = {
-    # BitCast reads the bits of fp32, and is retyped like others.
-    ("fp16", "test_bitcast_float32_to_int32"): "invalid",
-    ("fp16", "test_bitcast_2d_float32_to_int32"): "invalid",
-    ("fp16", "test_bitcast_scalar_float32_to_int32"): "invalid",
-    # ONNX Runtime and onnx expand it to nodes with fp32 constants.
-    ("fp16", "test_mvn"): "invalid",
-    # What an operator makes that no inference knows the type of is not fp16.
-    ("fp16", "test_flexattention_relative_positional"): "failed",
-    # Inference gives an output the type of the inputs, which its own type variable does not say.
-    ("fp16", "test_linear_attention_linear"): "retyped",
-    ("fp16", "test_linear_attention_linear_t1_no_past"): "retyped",
-}
-"""Faults that are known and not mended; one that is mended must go from here."""
-
 
 def outcomes(path, strides):
     """What came of the cases; each mode takes every n-th."""
@@ -92,9 +77,8 @@ def is_right(outcome):
         return any(re.search(reason, outcome.why) for reason in REFUSED[outcome.mode])
     # fp16 may round more than the tolerance of convert allows for: what counts here is that the graph is valid.
     if outcome.result in RIGHT or (outcome.mode == "fp16" and outcome.result == "loose"):
-        return (outcome.mode, outcome.case) not in OPEN
-    key = (outcome.mode, outcome.case)
-    return outcome.result in (EXCUSED.get(key), OPEN.get(key))
+        return True
+    return outcome.result == EXCUSED.get((outcome.mode, outcome.case))
 
 
 def short(why):

@@ -176,6 +176,9 @@ def retyping(node: gs.Node, to: int, opset: int) -> Retyping | str:
         return f"nothing is known of the types of {node.op}"
     if any(getattr(t, "type", "tensor_type") != "tensor_type" for t in (*node.inputs, *node.outputs)):
         return "it handles sequences"
+    unknown = next((t.name for t in node.inputs if t.name and not onnx_type(t)), None)
+    if unknown is not None:
+        return f"the type of {unknown!r} is not known"
     free = any(node.attrs.get(key) == given for key in MADE_TYPE) or node.op == "ConstantOfShape"
     follows = node.op in LIKE_INPUT and "dtype" not in node.attrs
     known = {variable for variable, is_input, _ in spec.variables(node) if is_input}
