@@ -1,6 +1,6 @@
 """How our own share of the time grows with the number of nodes: all but PyTorch's export and TensorRT's build.
 
-    .venv/bin/python tools/bench/scale.py [--sizes 1000 2000 ...]
+    .venv/bin/python tools/bench/scale.py [--sizes 1000 2000 ...] [--precisions fp16] [--weightless free]
 
 Converts synthetic ONNX graphs with `backend="none"`, the comparison included, and prints the seconds of each step and the exponent k of
 time ~ nodes^k: the slope of a least-squares line through log(seconds) over log(nodes), above what a graph of 8 nodes
@@ -56,13 +56,13 @@ def model_of(nodes: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def seconds_of(model: onnx.ModelProto) -> dict[str, float]:
+def seconds_of(model: onnx.ModelProto, precisions: str | None, weightless: str) -> dict[str, float]:
     """The seconds of each step of one conversion, and the CPU seconds of all of it, as "cpu"."""
     gc.collect()
     start = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConversionWarning)
-        steps = convert(model, None, backend="none").report.seconds
+        steps = convert(model, None, precisions, weightless=weightless, backend="none").report.seconds
     return {**steps, "cpu": time.process_time() - start}
 
 
@@ -70,15 +70,18 @@ def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--precisions", help="default: as the source is typed; fp16 retypes half of the nodes")
+    parser.add_argument("--weightless", default="inherit", help="free: a minimum cut over all nodes without weights")
     given = parser.parse_args()
-    constant = min(seconds_of(model_of(8))["cpu"] for _ in range(5))
+    asked = given.precisions, given.weightless
+    constant = min(seconds_of(model_of(8), *asked)["cpu"] for _ in range(5))
     print(f"{'nodes':>8} {'CPU s':>8} {'us/node':>8}  steps")
     totals: list[float] = []
     bare: list[float] = []
     for size in given.sizes:
         model = model_of(size)
         runs = 3 if size <= 4000 else 1
-        best = min((seconds_of(model) for _ in range(runs)), key=lambda steps: steps["cpu"])
+        best = min((seconds_of(model, *asked) for _ in range(runs)), key=lambda steps: steps["cpu"])
         totals.append(best["cpu"] - constant)
         steps = ", ".join(f"{name} {value:.2f}" for name, value in best.items())
         print(f"{size:>8} {totals[-1]:>8.2f} {totals[-1] / size * 1e6:>8.0f}  {steps}", flush=True)
