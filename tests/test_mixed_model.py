@@ -134,6 +134,11 @@ def test_no_node_of_the_network_differs_from_the_plan(conversion):
     assert all(any(n.network) for n in conversion.report.nodes if n.plan.op in WORK)
 
 
+def test_the_engine_proves_the_precision_of_each_node(conversion):
+    assert conversion.report.unproven() == []
+    assert all(n.verdict for n in conversion.report.nodes if n.plan.precision)
+
+
 def test_masked_attention_is_fp16_from_end_to_end(conversion):
     inside = [n for n in conversion.report.nodes if n.plan.module == "attention" and n.plan.precision]
     assert {"MatMul", "Softmax", "Where"} <= {n.plan.op for n in inside}

@@ -1,6 +1,7 @@
 """Pretrained models that PyPI packages ship: they convert, build, and agree with eager PyTorch."""
 
 import warnings
+from collections import Counter
 
 import pretrained
 import pytest
@@ -8,6 +9,8 @@ import torch
 from torch import nn
 
 from torch2trt_onnx import ConversionWarning, Input, convert
+from torch2trt_onnx.errors import ProofError
+from torch2trt_onnx.proof import FOLDED, FUSED, HONOURED, OVERRIDDEN, UNVERIFIABLE
 
 FLOATS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
@@ -20,6 +23,11 @@ def converted(model, inputs, precisions=None, **options):
     assert report.comparison.ok, report.comparison
     assert [n.plan.name for n in report.nodes if n.differs] == []
     assert report.sizes["engine"] > 0
+    counts = Counter(n.verdict for n in report.nodes if n.plan.precision)
+    print(f"{report.source}: {dict(report.plan.counts())}: {dict(counts)}")
+    assert set(counts) <= {HONOURED, FUSED, FOLDED}, [
+        n for n in report.nodes if n.verdict in (OVERRIDDEN, UNVERIFIABLE)
+    ]
     return report
 
 
@@ -30,6 +38,12 @@ def test_a_face_detector_runs_in_the_type_of_its_weights(name, size, dtype):
     images = Input(min_shape=(1, 3, size, size), opt_shape=(2, 3, size, size), max_shape=(4, 3, size, size))
     report = converted(model, [images], FLOATS[dtype], strict=True)
     assert set(report.plan.counts()) == {FLOATS[dtype]}
+
+
+def test_a_face_detector_in_bf16_is_refused_as_strict_because_tensorrt_runs_its_pools_in_fp32():
+    model = pretrained.facenet("RNet").to(torch.bfloat16)
+    with pytest.raises(ProofError, match=r"MaxPool '/pool1/MaxPool'.*overridden.*as fp32, planned bf16"):
+        convert(model, [torch.randn(1, 3, 24, 24, dtype=torch.bfloat16)], "bf16", strict=True, backend="rtx")
 
 
 def test_the_pyramid_network_takes_images_of_any_size():
