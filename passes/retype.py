@@ -94,7 +94,7 @@ class Retype(Pass):
             yield Change(node.name, action, why + place, warn=told)
         elif node.op != "Cast":
             yield Change(
-                node.name, f"{verb} from {label(given)} to {planned}", why, warn=origin in ("widened", "operator")
+                node.name, f"{verb} from {label(given)} to {planned}", why, warn=origin == "widened"
             )
 
     @staticmethod

@@ -1,14 +1,21 @@
 """The specification of casting, row by row, on engines that TensorRT-RTX built; every precision is read from the engine's proof."""
 
+import json
 import warnings
 
+import ml_dtypes
+import numpy as np
+import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from graphs import parse
 from torch import nn
 
 from torch2trt_onnx import ConversionWarning, Options, convert
-from torch2trt_onnx.errors import PrecisionError
+from torch2trt_onnx.cli import main
+from torch2trt_onnx.errors import PrecisionError, ProofError
+from torch2trt_onnx.report import Report
 
 PROVEN = {"honoured", "fused", "folded"}
 
@@ -285,18 +292,145 @@ class TestDevices:
 
     def test_fp8_before_8_9_is_an_error_that_names_the_device_and_every_node(self):
         with pytest.raises(PrecisionError, match=r"8\.6 has no fp8") as error:
-            convert(parse(FP8, opset=19), None, backend="rtx", options=Options(compute_capabilities=("8.6",)))
+            convert(in_fp8(), None, backend="rtx", options=Options(compute_capabilities=("8.6",)))
         assert "MatMul" in str(error.value)
 
 
 NMS = """g (float[1,6,4] boxes, float[1,1,6] scores) => (int64[n,3] y)
 <int64[1] most = {3}, float[1] overlap = {0.5}, float[1] least = {0.1}, float two = {2}>
 { v = Mul(boxes, two)  y = NonMaxSuppression(v, scores, most, overlap, least) }"""
-FP8 = """g (float16[4,32] x) => (float16[4,32] y)
-<float16 one = {15360}, float[32,32] w32>
-{
-    zero = Constant<value = float8e4m3fn {0}>()
-    q = QuantizeLinear(x, one, zero)  d = DequantizeLinear(q, one)
-    t = Cast<to = 10>(w32)  qw = QuantizeLinear(t, one, zero)  dw = DequantizeLinear(qw, one)
-    y = MatMul(d, dw)
-}"""
+
+
+def in_fp8():
+    """A product of fp8 numbers."""
+    text = """g (float16[4,32] x) => (float16[4,32] y) {
+        q = QuantizeLinear(x, one, zero)  d = DequantizeLinear(q, one)
+        p = QuantizeLinear(w, one, zero)  e = DequantizeLinear(p, one)  y = MatMul(d, e)
+    }"""
+    arrays = {
+        "w": np.random.default_rng(0).normal(size=(32, 32)).astype(np.float16),
+        "one": np.ones((), np.float16),
+        "zero": np.zeros((), ml_dtypes.float8_e4m3fn),
+    }
+    return parse(text, arrays, opset=19)
+
+
+def quantized_along(axis):
+    """A convolution whose weights are quantised along an axis; 0 is the right one."""
+    text = """g (float[1,16,8,8] x) => (float[1,16,8,8] y) <float s = {0.05}, int8 z = {0}> {
+        q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
+        p = QuantizeLinear<axis = AXIS>(w, t, u)  e = DequantizeLinear<axis = AXIS>(p, t, u)  y = Conv(d, e)
+    }"""
+    arrays = {
+        "w": np.random.default_rng(0).normal(size=(16, 16, 1, 1)).astype(np.float32),
+        "t": np.full(16, 0.01, np.float32),
+        "u": np.zeros(16, np.int8),
+    }
+    return parse(text.replace("AXIS", str(axis)), arrays)
+
+
+class Quantized(nn.Module):
+    """A convolution of quantised numbers, as QAT leaves it, and a linear layer; fp32 in and out."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 16)
+        self.register_buffer("scales", torch.full((16,), 0.01))
+        self.register_buffer("zeros", torch.zeros(16, dtype=torch.int32))
+
+    def forward(self, x):
+        x = torch.fake_quantize_per_tensor_affine(x, 0.05, 0, -128, 127)
+        weight = torch.fake_quantize_per_channel_affine(self.conv.weight, self.scales, self.zeros, 0, -128, 127)
+        x = torch.relu(nn.functional.conv2d(x, weight, self.conv.bias, padding=1))
+        return self.linear(x.mean((2, 3)))
+
+
+IMAGE = [torch.randn(2, 16, 8, 8)]
+
+
+class TestQuantized:
+    """int8, fp8 and int4 are precisions through Q/DQ."""
+
+    def test_quantised_layers_run_in_int8_and_the_others_in_their_own_precision(self):
+        conversion, told = run(Quantized(), {"fp32", "int8"}, IMAGE, strict=True)
+        assert runs(conversion, "Conv", "Gemm") == ["int8", "fp32"]
+        assert told == ""
+
+    def test_int8_does_not_bring_fp16_with_it(self):
+        with pytest.raises(PrecisionError, match="When strict is True"):
+            run(Layers(HALF), {"fp32", "int8"}, strict=True)
+
+    def test_without_int8_asked_q_dq_stays_and_the_layer_is_named(self):
+        conversion, told = run(Quantized(), {"fp32"}, IMAGE)
+        assert runs(conversion, "Conv") == ["int8"]
+        assert "int8 was not asked for, and stays" in told and "Conv '/Conv'" in told
+
+    def test_strictly_without_int8_asked_it_is_an_error_that_names_the_layer(self):
+        with pytest.raises(PrecisionError, match=r"int8 by Q/DQ: Conv '/Conv'"):
+            run(Quantized(), {"fp32"}, IMAGE, strict=True)
+
+    def test_int8_without_q_dq_in_the_model_is_an_error(self):
+        with pytest.raises(PrecisionError, match="int8 was asked for, and not one node"):
+            run(Layers(), {"fp32", "int8"})
+
+    def test_narrowing_keeps_q_dq_and_narrows_what_is_around_it(self):
+        conversion, _ = run(Quantized(), {"fp16", "int8"}, IMAGE)
+        assert runs(conversion, "Conv", "Relu", "Gemm") == ["int8", "fp16", "fp16"]
+        assert ops(conversion).count("QuantizeLinear") == 2
+
+    def test_a_rule_cannot_ask_for_int8(self):
+        with pytest.raises(PrecisionError, match="QuantizeLinear"):
+            run(Layers(), rules=[{"op": "Gemm", "precision": "int8"}])
+
+    def test_fp8_is_kept_where_the_device_has_it(self):
+        conversion = convert(in_fp8(), None, {"fp16", "fp8"}, strict=True, backend="rtx")
+        assert runs(conversion, "MatMul") == ["fp8"]
+        assert {n.verdict for n in conversion.report.nodes if n.plan.precision} <= PROVEN
+
+    @pytest.mark.parametrize(("axis", "right"), [(0, True), (1, False)])
+    def test_weights_quantised_along_a_wrong_axis_which_tensorrt_ignores_are_found_by_the_proof(self, axis, right):
+        model = quantized_along(axis)
+        if right:
+            assert runs(convert(model, None, strict=True, backend="rtx"), "Conv") == ["int8"]
+            return
+        with pytest.raises(ProofError, match=r"Conv '.*overridden"):
+            convert(model, None, strict=True, backend="rtx")
+        with pytest.warns(ConversionWarning, match="overridden"):
+            report = convert(model, None, backend="rtx").report
+        assert "Conv" in {node.plan.op for node in report.unproven()}
+
+
+class TestProof:
+    """Section 6: strict means proven, and so does --require-proof."""
+
+    def test_strict_raises_nothing_where_each_node_is_proven(self):
+        conversion, _ = run(Layers(HALF), {"fp32", "fp16"}, strict=True)
+        assert conversion.report.unproven() == []
+        assert all(n.evidence for n in conversion.report.nodes if n.plan.precision)
+
+    def test_a_saved_report_keeps_the_verdicts(self, tmp_path):
+        conversion, _ = run(Layers(HALF), {"fp32", "fp16"})
+        again = Report.from_json(json.loads((conversion.save(tmp_path / "out") / "report.json").read_text()))
+        assert [(n.verdict, n.evidence) for n in again.nodes] == [
+            (n.verdict, n.evidence) for n in conversion.report.nodes
+        ]
+
+    @pytest.mark.parametrize(
+        ("axis", "flags", "code"),
+        [(0, [], 0), (1, [], 0), (0, ["--require-proof"], 0), (1, ["--require-proof"], 3), (1, ["--strict"], 3)],
+    )
+    def test_the_command_ends_with_3_where_proof_is_required_and_not_there(self, axis, flags, code, tmp_path):
+        path = tmp_path / "model.onnx"
+        onnx.save(quantized_along(axis), path)
+        done = CliRunner().invoke(main, ["convert", str(path), "--backend", "rtx", "-o", str(tmp_path / "out"), *flags])
+        assert done.exit_code == code, done.output
+        assert ("overridden" in done.stderr) == (code == 3)
+
+    def test_proof_that_is_required_needs_an_engine(self, tmp_path):
+        path = tmp_path / "model.onnx"
+        onnx.save(quantized_along(0), path)
+        done = CliRunner().invoke(
+            main, ["convert", str(path), "--backend", "none", "-o", str(tmp_path / "out"), "--require-proof"]
+        )
+        assert done.exit_code == 3
+        assert "there is no engine" in done.stderr

@@ -44,8 +44,15 @@ MONOTONE = frozenset(
 ADDING = frozenset({"add", "mul"})
 """Values of the attribute `reduction` with which ScatterElements and ScatterND compute."""
 
-GAPS = {("ConvTranspose", BF16): "TensorRT cannot infer the type of a bf16 ConvTranspose"}
-"""What TensorRT cannot build, whatever ONNX says (measured on TensorRT-RTX 1.7.1.116; known of 10 and 11)."""
+GAPS = {
+    ("ConvTranspose", BF16): "TensorRT cannot infer the type of a bf16 ConvTranspose",
+    ("MaxPool", BF16): "TensorRT runs a bf16 MaxPool in fp32",
+    ("AveragePool", BF16): "TensorRT runs a bf16 AveragePool in fp32",
+    ("Mish", BF16): "TensorRT refuses a bf16 Mish",
+    ("HardSwish", BF16): "TensorRT refuses a bf16 HardSwish",
+    ("LpNormalization", BF16): "TensorRT refuses a bf16 LpNormalization",
+}
+"""What TensorRT does not run in a type, whatever ONNX says, and runs in fp32 (measured on TensorRT-RTX 1.7.1.116)."""
 
 CAPABILITY = {Precision.BF16: (8, 0), Precision.FP8: (8, 9)}
 """The first compute capability that has a precision; older ones refuse the whole network."""
@@ -184,7 +191,7 @@ class _Planner:
                 fix="add their precisions to those asked for, retype those layers in the model, or leave strict out",
             )
         if islands:
-            self.notes.append(f"{len(islands)} nodes stay out of the precisions asked for: " + "; ".join(islands))
+            self.notes.append(f"{len(islands)} nodes run in another precision than was asked of them: " + "; ".join(islands))
 
     def _rules(self) -> dict[int, tuple[int, int, str]]:
         """`id` of a node -> (type, number, text) of the last rule that matches it; dead rules are told of."""
