@@ -17,8 +17,9 @@ def blocks(language):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the Python example ran; it leaves the folder `out` and its model as net.pt."""
+    """Where the Python example ran; it leaves the folder `out` and its model as net.pt, beside the rules."""
     folder = tmp_path_factory.mktemp("readme")
+    (folder / "rules.toml").write_text(blocks("toml")[0])
     script = folder / "example.py"
     script.write_text("\n".join(blocks("python")) + "\ntorch.jit.script(Net()).save('net.pt')\n")
     subprocess.run([sys.executable, str(script)], cwd=folder, check=True, capture_output=True, timeout=300)
