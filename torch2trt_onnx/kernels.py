@@ -183,15 +183,15 @@ class Engine:
             # What a node hands from one of its own layers to the next may be part of a result: a sum, a mean.
             first, second = self.without(first, shared), self.without(second, shared)
         few, many = sorted((first.writes, second.reads), key=len)
-        direct = [kind for name, kind in few.items() if name in many]
+        direct = [name for name in few if name in many]
         near, far = sorted((first.after, second.before), key=len)
         between = tuple(number for number in near if number in far)
-        leaving = {kind for number in between for kind in first.after[number]}
-        entering = {kind for number in between for kind in second.before[number]}
+        leaving = {first.writes[name] for name in direct}.union(*(first.after[number] for number in between))
+        entering = {second.reads[name] for name in direct}.union(*(second.before[number] for number in between))
         return Link(
             shared,
-            frozenset({*direct, *leaving}) & PRECISE,
-            frozenset({*direct, *entering}) & PRECISE,
+            frozenset(leaving & PRECISE),
+            frozenset(entering & PRECISE),
             between,
             bool(direct),
         )

@@ -351,13 +351,17 @@ class _Proof:
         return found
 
     def _is_partial(self, number: int, way: str, tensor: EngineTensor, types: set[str]) -> bool:
-        """Whether a tensor is a sum in fp32 that one node, which runs as several layers, hands from one to the next."""
-        if type_of(tensor) != "fp32" or not types & {"fp16", "bf16"}:
+        """Whether a tensor is a sum in fp32 that one node, which runs as several layers, hands from one to the next.
+
+        A layer that has the planned type nowhere does not only add up in fp32: it runs in it.
+        """
+        layer = self.engine.group([number])
+        reduced = types & {"fp16", "bf16"}
+        if type_of(tensor) != "fp32" or not reduced & (layer.types | {kind for kind, _ in layer.constants}):
             return False
         ends = self.engine.writers if way == "reads" else self.engine.readers
-        nodes = self.engine.group([number]).nodes
         others = ends.get(tensor.name, ())
-        return bool(others) and all(nodes & self.engine.group([i]).nodes for i in others)
+        return bool(others) and all(layer.nodes & self.engine.group([i]).nodes for i in others)
 
     # Verdicts.
 
@@ -390,9 +394,10 @@ class _Proof:
         strange = self._interior(step) - types
         if strange:
             return Verdict(UNVERIFIABLE, f"{where}, and in layers beside that name no node and use {_list(strange)}")
-        if views and all(view.proves for view in views):
-            return Verdict(HONOURED, f"{where}, which {_summary(views)}, as planned")
         doubt = self._doubt(own.layers)
+        # What one layer reads and writes for the node is all there is; between several of them there is more.
+        if views and all(view.proves for view in views) and (len(own.layers) == 1 or not doubt):
+            return Verdict(HONOURED, f"{where}, which {_summary(views)}, as planned")
         if doubt:
             return Verdict(UNVERIFIABLE, f"{where}, of which one {doubt}")
         if not own.types:
