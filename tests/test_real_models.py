@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from torch2trt_onnx import ConversionWarning, Input, convert
-from torch2trt_onnx.errors import ProofError
 from torch2trt_onnx.proof import FOLDED, FUSED, HONOURED, OVERRIDDEN, UNVERIFIABLE
 
 FLOATS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -40,10 +39,11 @@ def test_a_face_detector_runs_in_the_type_of_its_weights(name, size, dtype):
     assert set(report.plan.counts()) == {FLOATS[dtype]}
 
 
-def test_a_face_detector_in_bf16_is_refused_as_strict_because_tensorrt_runs_its_pools_in_fp32():
+def test_a_face_detector_in_bf16_is_proven_with_its_pools_in_fp32_which_tensorrt_has_not_in_bf16():
     model = pretrained.facenet("RNet").to(torch.bfloat16)
-    with pytest.raises(ProofError, match=r"MaxPool '/pool1/MaxPool'.*overridden.*as fp32, planned bf16"):
-        convert(model, [torch.randn(1, 3, 24, 24, dtype=torch.bfloat16)], "bf16", strict=True, backend="rtx")
+    report = converted(model, [torch.randn(1, 3, 24, 24, dtype=torch.bfloat16)], {"bf16", "fp32"}, strict=True)
+    pools = {(n.plan.precision, n.verdict) for n in report.nodes if n.plan.op == "MaxPool"}
+    assert pools == {("fp32", HONOURED)}
 
 
 def test_the_pyramid_network_takes_images_of_any_size():
