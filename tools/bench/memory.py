@@ -1,6 +1,6 @@
 """Our extra peak memory on a model with large weights, as a ratio to their size.
 
-    .venv/bin/python tools/bench/memory.py [--gigabytes 1.5]
+    .venv/bin/python tools/bench/memory.py [--gigabytes 1.5] [--precisions fp16]
 
 Each case runs in a process of its own: it makes the source, notes the resident memory, converts with `backend="none"`, the
 comparison included, and prints (highest resident memory - resident memory before) / (bytes of weights). The mapped pages of files
@@ -32,10 +32,11 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=1.5)
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--file")
+    parser.add_argument("--precisions", help="default: as the source is typed; fp16 stores all weights anew")
     given = parser.parse_args()
     layers = max(1, round(given.gigabytes * 2**30 / (WIDTH * WIDTH * 4)))
     if given.case:
-        print(f"{measured(given.case, layers, given.file):.2f}")
+        print(f"{measured(given.case, layers, given.file, given.precisions):.2f}")
         return
     print(f"{layers} layers of {WIDTH} x {WIDTH} fp32: {layers * WIDTH * WIDTH * 4 / 2**30:.2f} GiB of weights")
     with tempfile.TemporaryDirectory() as folder:
@@ -43,12 +44,23 @@ def main() -> None:
             path = Path(folder) / f"{case.replace(' ', '_')}.onnx"
             if case != "module":
                 write_onnx(path, layers, external="external" in case)
-            words = [sys.executable, __file__, "--gigabytes", str(given.gigabytes), "--case", case, "--file", str(path)]
+            asked = ["--precisions", given.precisions] if given.precisions else []
+            words = [
+                sys.executable,
+                __file__,
+                "--gigabytes",
+                str(given.gigabytes),
+                "--case",
+                case,
+                "--file",
+                str(path),
+                *asked,
+            ]
             ratio = subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
             print(f"{case:<24} {ratio} times the weights (1.2 is the aim)", flush=True)
 
 
-def measured(case: str, layers: int, file: str) -> float:
+def measured(case: str, layers: int, file: str, precisions: str | None) -> float:
     """The ratio of one case, in this process."""
     import torch
 
@@ -62,7 +74,9 @@ def measured(case: str, layers: int, file: str) -> float:
     )  # loads the libraries
     warnings.simplefilter("ignore", ConversionWarning)
     before = psutil.Process().memory_info().rss
-    highest = convert_once(lambda: conversion.convert(source, [Input((1, WIDTH), name="x")], backend="none"))
+    highest = convert_once(
+        lambda: conversion.convert(source, [Input((1, WIDTH), name="x")], precisions, backend="none")
+    )
     return (highest - before) / (layers * WIDTH * WIDTH * 4)
 
 
