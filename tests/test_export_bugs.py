@@ -312,7 +312,7 @@ def test_tensorrt_takes_fake_quantize_on_a_half_precision_input(dtype, channels)
 def test_tensorrt_reading_unsigned_steps_as_signed_ones_is_told():
     """It takes the uint8 zero point 0 for an int8 one, so that what is above 127 steps is cut."""
     model, x = FakeQuantize(0, 255), samples(torch.float32)
-    with pytest.warns(ConversionWarning, match="planned uint8, network int8"):
+    with pytest.warns(ConversionWarning, match="planned uint8, is int8 in TensorRT's network"):
         report = convert(model, [x], backend="rtx").report
     assert [n.plan.op for n in report.nodes if n.differs] == ["QuantizeLinear"]
 

@@ -353,10 +353,11 @@ class _Proof:
     def _is_partial(self, number: int, way: str, tensor: EngineTensor, types: set[str]) -> bool:
         """Whether a tensor is a sum in fp32 that one node, which runs as several layers, hands from one to the next.
 
-        A layer that has the planned type nowhere does not only add up in fp32: it runs in it.
+        A layer that has the planned type nowhere does not only add up in fp32: it runs in it. A quantised product adds up in integers,
+        and scales its sums in fp32.
         """
         layer = self.engine.group([number])
-        reduced = types & {"fp16", "bf16"}
+        reduced = types & (PRECISE - {"fp32"})
         if type_of(tensor) != "fp32" or not reduced & (layer.types | {kind for kind, _ in layer.constants}):
             return False
         ends = self.engine.writers if way == "reads" else self.engine.readers
