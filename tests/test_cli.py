@@ -121,3 +121,60 @@ def test_the_installed_command_answers():
     )
     assert "convert" in done.stdout
     assert "Exit codes" in done.stdout
+
+
+RULES = """[[rule]]
+op = "Conv"
+precision = "fp16"
+[[rule]]
+module = "first"
+precision = "fp32"
+[[rule]]
+op = "LSTM"
+precision = "fp16"
+"""
+
+
+@pytest.fixture
+def rules_file(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text(RULES)
+    return path
+
+
+def test_plan_lists_whom_each_rule_matches_and_writes_nothing(script_file, rules_file, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    done = run("plan", script_file, "-i", SHAPES, "--rules", rules_file, "--dry-run")
+    text = done.stdout
+    assert "rule 1 (op='Conv' -> fp16)\n  /first/Conv  (a later rule wins)\n  /second/Conv\n" in text
+    assert "rule 2 (module='first' -> fp32)\n  /first/Conv\n" in text
+    assert "rule 3 (op='LSTM' -> fp16): matches no node" in text
+    assert "/head/Gemm" not in text
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_plan_shows_what_each_node_would_run_in_as_json_too(script_file, rules_file):
+    assert "/head/Gemm" in run("plan", script_file, "-i", SHAPES, "--rules", rules_file).stdout
+    told = json.loads(run("plan", script_file, "-i", SHAPES, "-p", "fp16,fp32", "--rules", rules_file, "--json").stdout)
+    assert {n["name"]: n["precision"] for n in told["nodes"] if n["op"] == "Conv"} == {
+        "/first/Conv": "fp32", "/second/Conv": "fp16",
+    }  # fmt: skip
+    assert [r["winning"] for r in told["rules"]] == [["/second/Conv"], ["/first/Conv"], []]
+    assert told["warnings"] == ["rule 3 (op='LSTM' -> fp16) matches no node"]
+
+
+def test_plan_tells_whom_rules_match_even_where_nothing_can_be_planned(script_file, rules_file):
+    done = run("plan", script_file, "-i", SHAPES, "-p", "fp32", "--strict", "--rules", rules_file, "--dry-run")
+    assert done.exit_code == 1
+    assert "/second/Conv" in done.stdout
+    assert "rules ask for precisions that are not asked for" in done.stderr
+
+
+def test_the_precisions_of_a_plan_are_those_of_the_conversion(script_file, rules_file, tmp_path):
+    words = (script_file, "-i", SHAPES, "--rules", rules_file)
+    planned = json.loads(run("plan", *words, "--json").stdout)["nodes"]
+    run("convert", *words, "--backend", "none", "-o", tmp_path / "out")
+    made = {n["name"]: n["precision"] for n in json.loads((tmp_path / "out" / "report.json").read_text())["nodes"]}
+    assert {n["name"]: made[n["name"]] for n in planned if n["name"] in made and n["op"] != "Cast"} == {
+        n["name"]: n["precision"] for n in planned if n["name"] in made and n["op"] != "Cast"
+    }

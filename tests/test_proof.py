@@ -1,7 +1,6 @@
 """The verdicts of the proof, on engines that TensorRT-RTX built, and on what TensorRT 10's inspector tells of others."""
 
 import json
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -10,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 from graphs import Scene
-from onnx import TensorProto, helper
 
 from torch2trt_onnx import Options, convert
 from torch2trt_onnx.backends import BuildResult, inspector
-from torch2trt_onnx.backends.layers import EngineLayer, EngineTensor
 from torch2trt_onnx.backends.rtx import RtxBackend
 from torch2trt_onnx.passes import AnnotatePrecision
-from torch2trt_onnx.plan import NodePlan, PrecisionPlan
+from torch2trt_onnx.plan import PrecisionPlan
 from torch2trt_onnx.proof import FOLDED, FUSED, HONOURED, OVERRIDDEN, UNVERIFIABLE, prove
 from torch2trt_onnx.report import Report
 from torch2trt_onnx.tables import console, nodes, summary
@@ -416,34 +413,6 @@ def test_half_weights_that_the_engine_keeps_as_float_are_seen():
     verdict = told(text, [held], {"k": np.ones((8, 8, 3, 3), np.float16)})["Conv_y"]
     assert verdict.word == UNVERIFIABLE
     assert "reads 'k' as fp32, planned fp16" in verdict.evidence
-
-
-def chain(count, form):
-    """Seconds to prove a chain of nodes: a layer each, every second one without a name, or all in one layer."""
-    names = [f"n{i}" for i in range(count)]
-    body = [helper.make_node("Exp", [f"t{i}"], [f"t{i + 1}"], names[i]) for i in range(count)]
-    values = [helper.make_tensor_value_info(f"t{i}", TensorProto.FLOAT, [4]) for i in range(count + 1)]
-    model = helper.make_model(helper.make_graph(body, "chain", values[:1], values[1:]))
-    plan = PrecisionPlan(tuple(NodePlan(name, "Exp", "fp32", "tensors", "", ("fp32",)) for name in names))
-    tensors = [EngineTensor(f"t{i}", "Float", (4,)) for i in range(count + 1)]
-    layers = {
-        "a layer each": [EngineLayer(n, "", (tensors[i],), (), (tensors[i + 1],), (n,)) for i, n in enumerate(names)],
-        "names for half": [
-            EngineLayer(n, "", (tensors[i],), (), (tensors[i + 1],), (n,) * (i % 2)) for i, n in enumerate(names)
-        ],
-        "one layer": [EngineLayer("all", "", (tensors[0],), (), tuple(tensors[1:]), tuple(names))],
-    }[form]
-    start = time.process_time()
-    verdicts = prove(model, plan, BuildResult("", model, {}, layers, []))
-    assert len(verdicts) == count
-    return time.process_time() - start
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["a layer each", "names for half", "one layer"])
-def test_the_time_of_a_proof_grows_with_the_nodes_and_not_faster(form):
-    chain(300, form)
-    assert chain(30_000, form) < 25 * chain(3_000, form)
 
 
 def test_the_report_tells_each_verdict_and_keeps_it_as_json(net):
