@@ -93,9 +93,7 @@ class Retype(Pass):
             told = origin != "border" and (lost or not isinstance(node.inputs[0], gs.Constant))
             yield Change(node.name, action, why + place, warn=told)
         elif node.op != "Cast":
-            yield Change(
-                node.name, f"{verb} from {label(given)} to {planned}", why, warn=origin == "widened"
-            )
+            yield Change(node.name, f"{verb} from {label(given)} to {planned}", why, warn=origin == "widened")
 
     @staticmethod
     def _retype_results(graph: Graph, made: list[tuple[gs.Tensor, int]]) -> dict[int, gs.Tensor]:
