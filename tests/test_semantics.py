@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from graphs import parse
 from torch import nn
 
-from torch2trt_onnx import ConversionWarning, Options, convert
+from torch2trt_onnx import ConversionWarning, Input, Options, convert
 from torch2trt_onnx.cli import main
-from torch2trt_onnx.errors import PrecisionError, ProofError
+from torch2trt_onnx.errors import InputError, PrecisionError, ProofError
 from torch2trt_onnx.report import Report
 
 PROVEN = {"honoured", "fused", "folded"}
@@ -245,6 +245,38 @@ class TestTensorCasting:
 
         conversion = convert(There(), [torch.arange(8).to(kind)], backend="none")
         assert ops(conversion).count("Cast") == left
+
+
+class TestBindings:
+    """Section 4: what goes in and what comes out."""
+
+    def test_an_input_has_the_type_that_the_graph_declares_for_it(self):
+        model = parse("g (float16[4,64] x) => (float[4,64] y) { v = Exp(x)  y = Cast<to=1>(v) }")
+        conversion, _ = run(model, inputs=[Input((4, 64))])
+        assert [(b.mode, b.dtype) for b in conversion.report.bindings] == [("Input", "Half"), ("Output", "Float")]
+
+    def test_an_explicit_type_wins_and_a_cast_leads_to_the_type_that_the_graph_computes_in(self):
+        model = parse("g (float[4,64] x) => (float[4,64] y) { v = Exp(x)  y = Sin(v) }")
+        conversion, _ = run(model, inputs=[Input((4, 64), dtype="fp16")])
+        assert conversion.report.bindings[0].dtype == "Half"
+        assert casts(conversion) == [("fp16", "fp32")]
+        assert set(runs(conversion, "Exp", "Sin")) == {"fp32"}
+
+    @pytest.mark.parametrize("precisions", ["fp16", "fp32", "bf16"])
+    def test_the_types_of_the_bindings_are_the_source_s_whatever_the_precisions(self, precisions):
+        conversion, _ = run(Casting(HALF), precisions)
+        assert [b.dtype for b in conversion.report.bindings] == ["Float", "Float"]
+
+    def test_a_tensor_stands_for_an_input_with_its_shape_type_and_memory_format(self):
+        image = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+        conversion, _ = run(Quantized(), inputs=[image])
+        assert conversion.report.bindings[0].dims == (2, 16, 8, 8)
+        assert "channel-last" in conversion.report.bindings[0].format
+
+    @pytest.mark.parametrize("shapes", [{"min_shape": (1, 64)}, {"shape": (1, 64), "opt_shape": (1, 64)}, {}])
+    def test_a_shape_and_a_range_or_a_part_of_a_range_are_errors(self, shapes):
+        with pytest.raises(InputError):
+            Input(**shapes)
 
 
 class TestFreedom:
