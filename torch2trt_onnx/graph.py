@@ -233,7 +233,7 @@ class Graph:
             if owner is tensor:
                 continue
             if isinstance(tensor, gs.Variable) and not tensor.inputs and all(tensor is not t for t in graph.inputs):
-                graph.nodes.append(new_node("Identity", "", {}, [owner], [tensor]))
+                graph.nodes.insert(0, new_node("Identity", "", {}, [owner], [tensor]))  # a nested body may read it
             tensor.name = self.fresh_name(tensor.name)
             owners[tensor.name] = tensor
 

@@ -113,9 +113,11 @@ def decide(graph: Graph, asked: Asked, shapes: Mapping[str, Sequence[int | None]
 
 
 def left(graph: Graph) -> list[str]:
-    """The precisions of the source that some node is not to run in any more."""
+    """The precisions that some node is led from or to: what the source rounds to there, and what the plan does, whatever follows."""
     about = [(n.metadata.get(f"{PREFIX}authored"), n.metadata.get(f"{PREFIX}precision")) for n in graph.nodes()]
-    return sorted({given for given, planned in about if given and given != planned})
+    return sorted(
+        {word for given, planned in about if given and planned and given != planned for word in (given, planned)}
+    )
 
 
 def matches(graph: Graph, rules: Sequence[Rule]) -> list[list[gs.Node]]:
@@ -254,6 +256,8 @@ class _Planner:
         if self.asked.strict and given != FP32 and not is_fp32_cast:
             return [], "", ""
         reduced = [kind for kind in (FP16, BF16) if kind in self.enabled]
+        if is_fp32_cast:  # what comes from one of them loses nothing there, and may lose its range in the other
+            reduced.sort(key=lambda kind: kind != onnx_type(node.inputs[0]))
         if given != FP32 and FP32 in self.enabled:
             return [FP32], "widened", f"{label(given)} was not asked for"
         order = reduced if self.asked.strict else [*reduced, FP32]
@@ -335,12 +339,16 @@ class _Planner:
                         choice.reason = f"it fits {label(kind)} and fp32, and fewest bytes move in {label(to)}"
 
     def _open_places(self, kind: int) -> list[Choice]:
-        """What is free between fp32 and a type, and hangs together with something that departs from the source."""
+        """What is free between fp32 and a type, and hangs together with something that departs from the source.
+
+        Where fp32 was not asked for, only beside a node that must be fp32: rounding between two of them may lose the range.
+        """
         places = [
             c for c in self.choices if c.free and c.to in (FP32, kind) and self._fits(c, FP32) and self._fits(c, kind)
         ]
-        if self.asked.weightless == "free":
-            return places if self.enabled is None or kind in self.enabled else []
+        is_free = self.asked.weightless == "free"
+        if is_free and self.enabled is not None and kind not in self.enabled:
+            return []
         index = {id(c): i for i, c in enumerate(places)}
         parent = list(range(len(places)))
 
@@ -351,16 +359,22 @@ class _Planner:
             return i
 
         touched: set[int] = set()
+        wide: set[int] = set()
         makers = self.makers()
         for choice in places:
             mine = index[id(choice)]
             for other in self._neighbours(choice, makers):
                 if id(other) in index:
                     parent[root(index[id(other)])] = root(mine)
-                elif other.changed:
+                    continue
+                if other.changed:
                     touched.add(mine)
-        touched |= {i for i, choice in enumerate(places) if choice.changed}
+                if other.to == FP32 and other.tie is None:
+                    wide.add(mine)
+        touched |= {i for i, choice in enumerate(places) if choice.changed or is_free}
         open_roots = {root(i) for i in touched}
+        if self.enabled is not None and FP32 not in self.enabled:
+            open_roots &= {root(i) for i in wide}
         return [c for i, c in enumerate(places) if root(i) in open_roots]
 
     def _fits(self, choice: Choice, kind: int) -> bool:

@@ -131,7 +131,7 @@ FIXED = {
 }
 """Operators that compute in the type that they are written in, whatever their type constraints say, and why."""
 
-NO_PRECISION = frozenset({"Shape", "Size", "If", "Loop", "Scan"})
+NO_PRECISION = frozenset({"Shape", "Size", "Constant", "If", "Loop", "Scan"})
 """Operators that compute with no float, whatever they read or make."""
 
 
