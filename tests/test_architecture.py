@@ -20,6 +20,7 @@ ORDER = [
     ["report"],
     ["compare", "proof"],
     ["pipeline", "planning"],
+    ["placement"],
     ["exporters"],
     ["passes"],
     ["plan", "kernels"],

@@ -77,33 +77,35 @@ def cheapest(count: int, flows: Sequence[Flow]) -> list[bool]:
         flows: the tensors that they make or read.
     """
     narrow = [False] * count
-    for places, tensors in _components(count, flows):
+    for places, tensors in _apart(count, flows):
         for place, label in zip(places, _cut(places, tensors), strict=True):
             narrow[place] = label
     return narrow
 
 
-def _components(count: int, flows: Sequence[Flow]) -> Iterator[tuple[list[int], list[Flow]]]:
+def components(count: int, links: Sequence[tuple[int, int]]) -> list[int]:
+    """For each of `count` things the number of what it hangs together with by some links."""
+    import numpy as np
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows, columns = np.array(links, int).reshape(-1, 2).T
+    network = coo_array((np.ones(len(links), bool), (rows, columns)), shape=(count, count))
+    found: list[int] = connected_components(network, directed=False)[1].tolist()
+    return found
+
+
+def _apart(count: int, flows: Sequence[Flow]) -> Iterator[tuple[list[int], list[Flow]]]:
     """The places that hang together, and their tensors: a smaller cut is faster, and its capacities fit."""
-    parent = list(range(count))
-
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = parent[parent[place]]
-            place = parent[place]
-        return place
-
     touched = [[p for p in (f.maker, *f.readers, *f.bound) if p >= 0] for f in flows]
-    for places in touched:
-        for place in places[1:]:
-            parent[root(place)] = root(places[0])
+    part = components(count, [(places[0], place) for places in touched for place in places[1:]])
     members: dict[int, list[int]] = defaultdict(list)
     for place in range(count):
-        members[root(place)].append(place)
+        members[part[place]].append(place)
     tensors: dict[int, list[Flow]] = defaultdict(list)
     for flow, places in zip(flows, touched, strict=True):
         if places:
-            tensors[root(places[0])].append(flow)
+            tensors[part[places[0]]].append(flow)
     for key, places in members.items():
         yield places, tensors[key]
 

@@ -13,33 +13,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import TensorProto
 
-from torch2trt_onnx import borders
-from torch2trt_onnx.borders import NARROW, NEITHER, WIDE, Flow
 from torch2trt_onnx.errors import PrecisionError
 from torch2trt_onnx.graph import PREFIX, Graph, Tie, producer, subgraphs, ties
 from torch2trt_onnx.passes.annotate_precision import TRANSPARENT
 from torch2trt_onnx.passes.retype import CARRIED_KEY
+from torch2trt_onnx.placement import BF16, FP16, FP32, MONOTONE, MOVING, Choice, Sketch, cast, inner_first, place
 from torch2trt_onnx.plan import ASKED_KEY, Asked
 from torch2trt_onnx.precision import FLOATS, ElementType, Precision, is_lossless, label
 from torch2trt_onnx.rules import Rule
-from torch2trt_onnx.typecheck import NO_PRECISION, Retyping, compute_type, onnx_type, retyping
-
-FP32, FP16, BF16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16), int(TensorProto.BFLOAT16)
-
-MOVING = frozenset(
-    {
-        "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Gather", "GatherElements", "GatherND",
-        "Concat", "Split", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "ScatterElements", "ScatterND",
-    }
-)  # fmt: skip
-"""Operators that move values and compute none."""
-
-MONOTONE = frozenset(
-    {"Relu", "MaxPool", "GlobalMaxPool", "Max", "Min", "Clip", "Neg", "Abs", "ReduceMax", "ReduceMin", "Where"}
-)
-"""Operators that choose among values: rounding before them gives what rounding after them gives, to the bit."""
+from torch2trt_onnx.typecheck import NO_PRECISION, compute_type, onnx_type, retyping
 
 ADDING = frozenset({"add", "mul"})
 """Values of the attribute `reduction` with which ScatterElements and ScatterND compute."""
@@ -56,36 +39,6 @@ GAPS = {
 
 CAPABILITY = {Precision.BF16: (8, 0), Precision.FP8: (8, 9)}
 """The first compute capability that has a precision; older ones refuse the whole network."""
-
-LARGEST_READ = 4096  # elements of a constant whose values are looked at one by one
-
-
-@dataclass
-class Choice:
-    """What is decided for one node, or for one thing that a control-flow node hands over.
-
-    Args:
-        node: which.
-        given: the ONNX type that it has in the source.
-        to: the type that it is to have.
-        origin: where that comes from.
-        reason: in words.
-        free: it may take another type where that is cheaper.
-        tie: what is handed over; None for a node of its own.
-    """
-
-    node: gs.Node
-    given: int
-    to: int
-    origin: str
-    reason: str
-    free: bool = False
-    tie: Tie | None = None
-
-    @property
-    def changed(self) -> bool:
-        """Whether it departs from the source."""
-        return self.to != self.given
 
 
 def decide(graph: Graph, asked: Asked, shapes: Mapping[str, Sequence[int | None]], targets: Sequence[str]) -> list[str]:
@@ -107,9 +60,9 @@ def decide(graph: Graph, asked: Asked, shapes: Mapping[str, Sequence[int | None]
     graph.metadata[ASKED_KEY] = json.dumps(asked.to_json())
     planner = _Planner(graph, asked)
     planner.choose()
-    planner.place(shapes)
+    place(planner.sketch, planner.fits, shapes)
     planner.write()
-    return [*planner.notes, *_check_result(planner.choices, asked, targets)]
+    return [*planner.notes, *_check_result(planner.sketch.choices, asked, targets)]
 
 
 def left(graph: Graph) -> list[str]:
@@ -151,21 +104,19 @@ def _refuse_contradictions(asked: Asked) -> None:
 
 @dataclass
 class _Planner:
-    """One decision. `choose` takes node by node, `place` what is free, `write` puts it down."""
+    """One decision: `choose` takes node by node, and `write` puts down what came of it, once `place` has seen to what is free."""
 
     graph: Graph
     asked: Asked
-    choices: list[Choice] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    _of: dict[int, Choice] = field(default_factory=dict)  # by id of the node
-    _tied: dict[int, list[Choice]] = field(default_factory=dict)  # by id of the control-flow node
     _overflow: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wanted = self.asked.precisions
         self.enabled = None if wanted is None else {ElementType.of(p).onnx for p in wanted if not p.is_quantized}
+        self.sketch = Sketch(self.graph, self.asked, self.enabled)
         foreign = (node for node in self.graph.nodes() if node.op not in NO_PRECISION and subgraphs(node))
-        self._foreign = {id(inner) for node in foreign for body in subgraphs(node) for inner in _inner_first(body)}
+        self._foreign = {id(inner) for node in foreign for body in subgraphs(node) for inner in inner_first(body)}
 
     # --- node by node
 
@@ -175,20 +126,18 @@ class _Planner:
         conflicts: list[str] = []
         islands: list[str] = []
         for node in self.graph.nodes():
-            self._tied[id(node)] = [self._tie_choice(node, tie) for tie in ties(node)]
-            self.choices += self._tied[id(node)]
+            self.sketch.tied[id(node)] = [self._tie_choice(node, tie) for tie in ties(node)]
+            self.sketch.choices += self.sketch.tied[id(node)]
             given = compute_type(node)
             if not given or node.op in NO_PRECISION:
                 continue
             choice = self._choice(node, given, told.get(id(node)), conflicts, islands)
-            self.choices.append(choice)
-            self._of[id(node)] = choice
+            self.sketch.choices.append(choice)
+            self.sketch.of[id(node)] = choice
         if conflicts:
-            held = self.asked.words
             raise PrecisionError(
-                f"When strict is True, each node needs a precision that was asked for ({held}); {len(conflicts)} cannot have one"
-                if self.asked.strict
-                else f"{len(conflicts)} nodes cannot have the precision that was asked for",
+                f"When strict is True, each node needs a precision that was asked for ({self.asked.words}); "
+                f"{len(conflicts)} cannot have one",
                 why="\n       ".join(conflicts),
                 fix="add their precisions to those asked for, retype those layers in the model, or leave strict out",
             )
@@ -323,246 +272,31 @@ class _Planner:
         harmless = loss.endswith("zero") and self.asked.strict and op not in ("QuantizeLinear", "DequantizeLinear")
         return f"{constant.name!r}: {loss}" if loss and not harmless else ""
 
-    # --- what is free
-
-    def place(self, shapes: Mapping[str, Sequence[int | None]]) -> None:
-        """Give what is free the type in which the fewest bytes are moved, where the plan departs from the source around it."""
-        for kind in (FP16, BF16):
-            places = self._open_places(kind)
-            if places:
-                problem = _Problem(self, places, kind, self.graph.sizes(shapes))
-                for choice, narrow in zip(places, borders.cheapest(len(places), problem.flows()), strict=True):
-                    choice.free = False
-                    to = kind if narrow else FP32
-                    if to != choice.to:
-                        choice.to, choice.origin = to, "border"
-                        choice.reason = f"it fits {label(kind)} and fp32, and fewest bytes move in {label(to)}"
-
-    def _open_places(self, kind: int) -> list[Choice]:
-        """What is free between fp32 and a type, and hangs together with something that departs from the source.
-
-        Where fp32 was not asked for, only beside a node that must be fp32: rounding between two of them may lose the range.
-        """
-        places = [
-            c for c in self.choices if c.free and c.to in (FP32, kind) and self._fits(c, FP32) and self._fits(c, kind)
-        ]
-        is_free = self.asked.weightless == "free"
-        if is_free and self.enabled is not None and kind not in self.enabled:
-            return []
-        index = {id(c): i for i, c in enumerate(places)}
-        parent = list(range(len(places)))
-
-        def root(i: int) -> int:
-            while parent[i] != i:
-                parent[i] = parent[parent[i]]
-                i = parent[i]
-            return i
-
-        touched: set[int] = set()
-        wide: set[int] = set()
-        makers = self.makers()
-        for choice in places:
-            mine = index[id(choice)]
-            for other in self._neighbours(choice, makers):
-                if id(other) in index:
-                    parent[root(index[id(other)])] = root(mine)
-                    continue
-                if other.changed:
-                    touched.add(mine)
-                if other.to == FP32 and other.tie is None:
-                    wide.add(mine)
-        touched |= {i for i, choice in enumerate(places) if choice.changed or is_free}
-        open_roots = {root(i) for i in touched}
-        if self.enabled is not None and FP32 not in self.enabled:
-            open_roots &= {root(i) for i in wide}
-        return [c for i, c in enumerate(places) if root(i) in open_roots]
-
-    def _fits(self, choice: Choice, kind: int) -> bool:
+    def fits(self, choice: Choice, kind: int) -> bool:
         """Whether a free place may have a type at all."""
         if self.enabled is not None and kind not in self.enabled and (self.asked.strict or kind != FP32):
             return False
         return choice.tie is not None or self._obstacle(choice.node, kind) is None
 
-    def makers(self) -> dict[int, Choice]:
-        """`id` of a tensor -> what makes it."""
-        made = {id(t): c for c in self._of.values() for t in c.node.outputs}
-        return made | {id(t): c for group in self._tied.values() for c in group if c.tie for t in c.tie.makes}
-
-    def readers(self, tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
-        """`(node, position)` of each use of a tensor as an input."""
-        for node in {id(n): n for n in tensor.outputs}.values():
-            yield from ((node, index) for index, t in enumerate(node.inputs) if t is tensor)
-
-    def reader(self, node: gs.Node, index: int) -> Choice | None:
-        """What reads an input of a node; None for a condition or a trip count, and for nodes of no precision."""
-        if id(node) in self._of:
-            return self._of[id(node)]
-        return next((c for c in self._tied[id(node)] if c.tie and index in c.tie.inputs), None)
-
-    def _neighbours(self, choice: Choice, makers: Mapping[int, Choice]) -> Iterator[Choice]:
-        made = choice.tie.makes if choice.tie else choice.node.outputs
-        read = choice.tie.reads(choice.node) if choice.tie else choice.node.inputs
-        yield from (makers[id(t)] for t in read if id(t) in makers)
-        for tensor in made:
-            yield from filter(None, (self.reader(*use) for use in self.readers(tensor)))
-
     # --- putting it down
 
     def write(self) -> None:
         """Put the decision into the metadata of the nodes."""
-        for choice in self.choices:
+        for choice in self.sketch.choices:
             if choice.tie is not None:
                 continue
             about = choice.node.metadata
             about[f"{PREFIX}authored"] = label(choice.given)
             about[f"{PREFIX}precision"] = label(choice.to)
             about[f"{PREFIX}origin"], about[f"{PREFIX}reason"] = choice.origin, choice.reason
-        for group in self._tied.values():
+        for group in self.sketch.tied.values():
             if any(c.changed for c in group):
                 group[0].node.metadata[CARRIED_KEY] = ",".join(str(c.to) for c in group)
-
-
-class _Problem:
-    """The tensors around what is free, as `borders` takes them."""
-
-    def __init__(self, planner: _Planner, places: list[Choice], kind: int, sizes: Mapping[str, int]) -> None:
-        self._planner, self._places, self._kind, self._sizes = planner, places, kind, sizes
-        self._index = {id(c): i for i, c in enumerate(places)}
-        self._makers = planner.makers()
-        self._results = _body_results(planner)
-        self._outputs = {id(t) for t in planner.graph.ir.outputs}
-        self._types: dict[int, Retyping] = {}
-        self._exact = self._representable()
-
-    def flows(self) -> list[Flow]:
-        """Each tensor that a place makes or reads."""
-        tensors: dict[int, gs.Tensor] = {}
-        for choice in self._places:
-            made = choice.tie.makes if choice.tie else choice.node.outputs
-            read = choice.tie.reads(choice.node) if choice.tie else choice.node.inputs
-            tensors |= {id(t): t for t in (*made, *read) if onnx_type(t) in FLOATS}
-        return [self._flow(t) for t in tensors.values()]
-
-    def _flow(self, tensor: gs.Tensor) -> Flow:
-        maker = self._maker(tensor)
-        readers: list[int] = []
-        bound: list[int] = []
-        raw = 0
-        for node, index in self._planner.readers(tensor):
-            choice = self._planner.reader(node, index)
-            if choice is None:
-                raw += 1  # Shape and Size see no values
-            elif node.op == "Cast" and id(choice) not in self._index:
-                raw += 1
-                bound += [WIDE] * (choice.to != self._kind)  # a Cast to this type rounds by itself
-            else:
-                readers.append(self._place(choice, index))
-        readers += [self._place(c, 0) for c in self._results.get(id(tensor), [])]
-        if id(tensor) in self._outputs:
-            readers.append(self._label(onnx_type(tensor)))
-        # A reader of a third type costs the same Cast either way, and sees the rounding.
-        bound += [WIDE if place == NEITHER else place for place in readers]
-        readers = [place for place in readers if place != NEITHER]
-        may_round = maker < 0 or id(tensor) in self._exact or self._is_set_free(self._places[maker])
-        elements = self._sizes.get(tensor.name, 1)
-        if isinstance(tensor, gs.Constant):
-            elements = int(np.prod(tensor.shape, dtype=np.int64))
-        return Flow(max(elements, 1), maker, tuple(readers), raw, () if may_round else tuple(bound))
-
-    def _is_set_free(self, choice: Choice) -> bool:
-        """Whether the user lets it round: under `weightless="free"`, whatever computes."""
-        return self._planner.asked.weightless == "free" and choice.tie is None
-
-    def _maker(self, tensor: gs.Tensor) -> int:
-        if isinstance(tensor, gs.Constant):
-            return NEITHER
-        choice = self._makers.get(id(tensor))
-        if choice is None:
-            return self._label(onnx_type(tensor))  # an input
-        if id(choice) in self._index:
-            return self._index[id(choice)]
-        return self._label(self._made(choice, tensor))
-
-    def _place(self, choice: Choice, index: int) -> int:
-        """The place of a reader, or the type that it reads an input in."""
-        if id(choice) in self._index:
-            return self._index[id(choice)]
-        return self._label(choice.to if choice.tie else self._retyping(choice).inputs[index])
-
-    def _label(self, kind: int) -> int:
-        return {FP32: WIDE, self._kind: NARROW}.get(kind, NEITHER)
-
-    def _made(self, choice: Choice, tensor: gs.Tensor) -> int:
-        if choice.tie or choice.node.op == "Cast":
-            return choice.to
-        index = next(i for i, t in enumerate(choice.node.outputs) if t is tensor)
-        return self._retyping(choice).outputs[index]
-
-    def _retyping(self, choice: Choice) -> Retyping:
-        if id(choice) not in self._types:
-            types = retyping(choice.node, choice.to, self._planner.graph.opset)
-            assert isinstance(types, Retyping)  # _obstacle has asked
-            self._types[id(choice)] = types
-        return self._types[id(choice)]
-
-    def _representable(self) -> set[int]:
-        """The tensors whose values the narrow type has already, so that holding them in it rounds nothing."""
-        exact: set[int] = set()
-        kind = self._kind
-
-        def is_exact(tensor: gs.Tensor) -> bool:
-            if isinstance(tensor, gs.Constant):
-                if onnx_type(tensor) == FP32 and np.prod(tensor.shape, dtype=np.int64) <= LARGEST_READ:
-                    values = self._planner.graph.array(tensor).astype(np.float32)
-                    return bool(np.array_equal(_cast(values, kind).astype(np.float32), values, equal_nan=True))
-                return is_lossless(onnx_type(tensor), kind)
-            return id(tensor) in exact or (id(tensor) not in self._makers and onnx_type(tensor) == kind)
-
-        def hands_on(node: gs.Node) -> bool:
-            source = onnx_type(node.inputs[0])
-            if node.op == "Cast" and source not in FLOATS:
-                return is_lossless(source, kind)
-            return all(is_exact(t) for t in node.inputs if onnx_type(t) in FLOATS)
-
-        for node in _inner_first(self._planner.graph.ir):
-            for tie in self._planner._tied[id(node)]:
-                if node.op == "If" and tie.tie and all(map(is_exact, tie.tie.reads(node))):
-                    exact.update(id(t) for t in tie.tie.makes)
-            choice = self._planner._of.get(id(node))
-            if choice is None:
-                continue
-            free = id(choice) in self._index
-            if node.op == "Cast" or free:
-                rounds = choice.to == kind and not free
-                if rounds or (node.op in MOVING | MONOTONE | {"Cast"} and hands_on(node)):
-                    exact.update(id(t) for t in node.outputs)
-            else:
-                made = zip(node.outputs, self._retyping(choice).outputs, strict=True)
-                exact.update(id(t) for t, to in made if to == kind)
-        return exact
 
 
 def _is_embedding(node: gs.Node) -> bool:
     """Whether a node looks up weights, which say its type."""
     return node.op == "Gather" and isinstance(node.inputs[0], gs.Constant)
-
-
-def _body_results(planner: _Planner) -> dict[int, list[Choice]]:
-    """`id` of a tensor -> what takes it out of a body."""
-    found: dict[int, list[Choice]] = defaultdict(list)
-    for group in planner._tied.values():
-        for choice in group:
-            for body, index in choice.tie.results if choice.tie else []:
-                found[id(body.outputs[index])].append(choice)
-    return found
-
-
-def _inner_first(graph: gs.Graph) -> Iterator[gs.Node]:
-    """All nodes, those of a body right before the node that has it."""
-    for node in graph.nodes:
-        for body in subgraphs(node):
-            yield from _inner_first(body)
-        yield node
 
 
 def _constants(tensor: gs.Tensor) -> Iterator[gs.Constant]:
@@ -581,23 +315,18 @@ def _constants(tensor: gs.Tensor) -> Iterator[gs.Constant]:
     yield from found
 
 
-def _cast(values: np.ndarray, to: int) -> np.ndarray:
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        return values.astype(ElementType.of(to).numpy)
-
-
 def _loss(values: np.ndarray, to: int) -> str:
     """Why values cannot be held in a type, in words; '' where they can. Read in parts, so that large weights are never copied whole."""
     flat = values.reshape(-1)
     infinite, zero, nonzero = 0, 0, 0
     for start in range(0, flat.size, 1 << 22):
         part = flat[start : start + (1 << 22)].astype(np.float32)
-        cast = _cast(part, to)
-        infinite += int(np.count_nonzero(np.isfinite(part) & ~np.isfinite(cast)))
-        zero += int(np.count_nonzero((part != 0) & (cast == 0)))
+        narrow = cast(part, to)
+        infinite += int(np.count_nonzero(np.isfinite(part) & ~np.isfinite(narrow)))
+        zero += int(np.count_nonzero((part != 0) & (narrow == 0)))
         nonzero += int(np.count_nonzero(part))
     if infinite:
-        largest = float(np.nanmax(np.abs(np.where(np.isfinite(flat), flat, 0)).astype(np.float32)))
+        largest = float(np.abs(flat[np.isfinite(flat)]).max())
         return f"{infinite} of {flat.size} values become infinite (the largest is {largest:g})"
     return f"all {nonzero} values become zero" if nonzero and zero == nonzero else ""
 

@@ -6,7 +6,7 @@ Each model is converted several ways and built by TensorRT-RTX for compute capab
 layers (its kernels); the bytes of all tensors at their borders, read and written, weights left out; and the Casts in the final
 ONNX graph. Nothing is run, so time is not measured: kernels and bytes are what a memory-bound engine pays for.
 
-`mixed` gives some nodes another precision by rules, with the minimum cut of `planning` that places the borders; `no cut` is the same
+`mixed` gives some nodes another precision by rules, with the minimum cut of `placement` that places the borders; `no cut` is the same
 plan, where each node without weights and without a rule keeps its source precision. The ratios are to `fp32`, all of the model in fp32.
 """
 
@@ -130,7 +130,7 @@ CASES = {
 @contextlib.contextmanager
 def without_cut() -> Iterator[None]:
     """Nodes that may take either precision keep the one of the source."""
-    with mock.patch.object(planning._Planner, "place", lambda *_: None):
+    with mock.patch.object(planning, "place", lambda *_: None):
         yield
 
 
