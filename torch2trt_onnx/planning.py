@@ -142,9 +142,8 @@ class _Planner:
                 fix="add their precisions to those asked for, retype those layers in the model, or leave strict out",
             )
         if islands:
-            self.notes.append(
-                f"{len(islands)} nodes run in another precision than was asked of them: " + "; ".join(islands)
-            )
+            counted = "1 node runs" if len(islands) == 1 else f"{len(islands)} nodes run"
+            self.notes.append(f"{counted} in another precision than was asked: " + "; ".join(islands))
 
     def _rules(self) -> dict[int, tuple[int, int, str]]:
         """`id` of a node -> (type, number, text) of the last rule that matches it; dead rules are told of."""
