@@ -39,8 +39,8 @@ DIFFERENT: dict[str, str] = {
 }
 """Operator -> what differs inside, in words.
 
-Read off the CUDA source that TensorRT-RTX 1.7.1.116 writes into its plans (`tools/bench/inside.py` prints it); for SM 7.5, 8.0,
-8.6, 8.9 and 12.0 it is the same. The element-wise ones were also run on a GPU (H200) on all values of both types, beside PyTorch's own
+Read off the CUDA source that TensorRT-RTX 1.7.1.116 writes into its plans (`tools/bench/inside.py` prints it); for SM 8.9; no
+half2 arithmetic was seen for SM 7.5, 8.0, 8.6 and 12.0, whose source was not compared otherwise. The element-wise ones were also run on a GPU (H200) on all values of both types, beside PyTorch's own
 kernels (`tools/bench/inside_on_gpu.py`): PyTorch's gave what fp32 gives, rounded once, for each of them; TensorRT's differed in 0.3%
 (bf16 HardSigmoid) to 86% (bf16 Selu) of the values, by up to thousands of steps near 0. With Casts they agree but for a few
 values of 63,488, and Elu and Selu next to 0, where TensorRT has no expm1.
@@ -49,7 +49,7 @@ Attention: where TensorRT fuses MatMul, Softmax and MatMul into one kernel (fmha
 them up in fp16 or in fp32: without Casts around Softmax both were seen (fp16 in a transformer's block, fp32 in bare attention), with
 them only fp32, as in PyTorch. The second MatMul adds up in fp16 with and without them.
 
-Not here, because nothing differs there: Add, Sub, Mul, Div, Sqrt, Reciprocal, Tanh, Erf, Tan, Sinh, Atan are computed in fp32 or rounded
+Not here, because nothing differs there: Add, Sub, Mul, Div, Sqrt, Reciprocal, Tanh, Erf and Tan are computed in fp32 or rounded
 correctly, and equal PyTorch's bit by bit; so do Exp, Log, Sin and Cos but for at most 4 of 63,488 values, by one step. Pow gets Casts by
 TensorRT's parser. ReduceSum, ReduceMean and the average pools accumulate in fp32; Resize and GridSample interpolate in fp32.
 ReduceLogSumExp rounds where PyTorch does, which composes it of max, exp, sum and log. Convolutions and matrix products hide
