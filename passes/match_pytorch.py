@@ -39,8 +39,9 @@ DIFFERENT: dict[str, str] = {
 }
 """Operator -> what differs inside, in words.
 
-Read off the CUDA source that TensorRT-RTX 1.7.1.116 writes into its plans (`tools/bench/inside.py` prints it); for SM 8.9; no
-half2 arithmetic was seen for SM 7.5, 8.0, 8.6 and 12.0, whose source was not compared otherwise. The element-wise ones were also run on a GPU (H200) on all values of both types, beside PyTorch's own
+Read off the CUDA source that TensorRT-RTX 1.7.1.116 writes into its plans (`tools/bench/inside.py` prints it) for SM 8.9; no
+half2 arithmetic was seen for SM 7.5, 8.0, 8.6 and 12.0, whose source was not compared otherwise. The element-wise
+ones were also run on a GPU (H200) on all values of both types, beside PyTorch's own
 kernels (`tools/bench/inside_on_gpu.py`): PyTorch's gave what fp32 gives, rounded once, for each of them; TensorRT's differed in 0.3%
 (bf16 HardSigmoid) to 86% (bf16 Selu) of the values, by up to thousands of steps near 0. With Casts they agree but for a few
 values of 63,488, and Elu and Selu next to 0, where TensorRT has no expm1.
