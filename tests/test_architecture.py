@@ -28,7 +28,7 @@ ORDER = [
     ["graph", "wire"],
     ["typecheck", "weights", "options", "files", "rules", "borders", "flow"],
     ["inputs"],
-    ["precision"],
+    ["precision", "formats"],
     ["errors"],
 ]
 LEVEL = {name: level for level, row in enumerate(ORDER) for name in row}

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from torch2trt_onnx.formats import Shape
 from torch2trt_onnx.graph import Graph
-from torch2trt_onnx.inputs import Input, Shape
+from torch2trt_onnx.inputs import Input
 from torch2trt_onnx.passes.emulate_reduced import EmulateReduced, needs_emulation
 from torch2trt_onnx.precision import ElementType, Precision
 from torch2trt_onnx.typecheck import onnx_type
@@ -169,14 +170,14 @@ def _cases(
     bindings = {t.name: ElementType.of(onnx_type(t)) for t in graph.ir.inputs}  # fp32 where fp64 was asked for
     cases = []
     for point in ("opt", "min", "max"):
-        shapes = [getattr(i, f"{point}_shape") for i in reference_inputs]
-        if point != "opt" and shapes == [i.opt_shape for i in reference_inputs]:
+        places = [i.at(point) for i in reference_inputs]
+        if point != "opt" and places == [i.at("opt") for i in reference_inputs]:
             continue
         try:
             # Numbers that the binding can hold: both sides get the same.
             tensors = [
-                i.tensor(s, bindings.get(str(i.name)) or ElementType.of(i.dtype), None, n)
-                for n, (i, s) in enumerate(zip(reference_inputs, shapes, strict=True))
+                i.tensor(shape, bindings.get(str(i.name)) or ElementType.of(i.dtype), None, n, values)
+                for n, (i, (shape, values)) in enumerate(zip(reference_inputs, places, strict=True))
             ]
             own = [  # copies, because a model may write into its input
                 t.to(device, ElementType.of(i.dtype).torch, copy=True)

@@ -25,6 +25,7 @@ BINDING = re.compile(
 )
 FORMAT = re.compile(r"Format: (.*?) \}")
 NODE = "[ONNX Layer: "
+KIND = re.compile(r"\(k([A-Z0-9_]+)\)")
 LABELS = {word: row.label for row in TYPES for word in (row.tensorrt, row.dump) if word}
 """TensorRT's names of the types, in its API (HALF) and its dump (Half), as ours (fp16)."""
 
@@ -62,13 +63,31 @@ class EngineLayer:
 
 @dataclass(frozen=True)
 class Binding:
-    """An input or output of the engine. `mode` is "Input" or "Output"; `format` is TensorRT's name of the memory format."""
+    """An input or output of the engine.
+
+    Args:
+        name: of the binding.
+        mode: "Input" or "Output".
+        dtype: TensorRT's word (Float, Half, ...), or one of ours where there is no engine.
+        dims: -1 where a dimension is dynamic.
+        format: TensorRT's description of the memory format; "" where it is not told.
+        profiles: (min, opt, max) shape in each optimization profile, of a shape tensor the values; empty for outputs.
+        is_shape: whether the engine reads its values on the host, to make shapes of them.
+    """
 
     name: str
     mode: str
     dtype: str
     dims: tuple[int, ...]
     format: str
+    profiles: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    is_shape: bool = False
+
+    @property
+    def layout(self) -> str:
+        """The name of the format (LINEAR, HWC8, ...), where the description tells one."""
+        found = KIND.search(self.format)
+        return found[1] if found else self.format if self.format.isupper() else ""
 
 
 def parse(text: str) -> tuple[list[EngineLayer], list[Binding]]:
