@@ -3,6 +3,7 @@
 from torch2trt_onnx.passes.annotate_precision import AnnotatePrecision
 from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.passes.bind_inputs import BindInputs
+from torch2trt_onnx.passes.bind_outputs import BindOutputs
 from torch2trt_onnx.passes.demote_double import DemoteDouble
 from torch2trt_onnx.passes.drop_noop_casts import DropNoopCasts
 from torch2trt_onnx.passes.emulate_reduced import EmulateReduced
@@ -13,6 +14,7 @@ from torch2trt_onnx.passes.inline_ifs import InlineIfs
 from torch2trt_onnx.passes.lift_constants import LiftConstants
 from torch2trt_onnx.passes.match_pytorch import MatchPyTorch
 from torch2trt_onnx.passes.merge_casts import MergeCasts
+from torch2trt_onnx.passes.narrow_integers import NarrowIntegers
 from torch2trt_onnx.passes.repair_bfloat16 import RepairBFloat16
 from torch2trt_onnx.passes.repair_normalization import RepairNormalization
 from torch2trt_onnx.passes.retype import Retype
@@ -20,6 +22,7 @@ from torch2trt_onnx.passes.retype import Retype
 __all__ = [
     "AnnotatePrecision",
     "BindInputs",
+    "BindOutputs",
     "Change",
     "DemoteDouble",
     "DropNoopCasts",
@@ -31,6 +34,7 @@ __all__ = [
     "LiftConstants",
     "MatchPyTorch",
     "MergeCasts",
+    "NarrowIntegers",
     "Pass",
     "RepairBFloat16",
     "RepairNormalization",

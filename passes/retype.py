@@ -107,13 +107,7 @@ class Retype(Pass):
             if id(tensor) not in outputs:
                 tensor.dtype = kind
                 continue
-            maker = producer(tensor)
-            assert maker is not None
-            inner = gs.Variable(graph.fresh_name(f"{tensor.name}_{label(kind)}"), kind, tensor.shape)
-            list.clear(tensor.inputs)
-            index = next(i for i, t in enumerate(maker.outputs) if t is tensor)
-            list.__setitem__(maker.outputs, index, inner)
-            list.append(inner.inputs, maker)
+            inner = graph.split_output(tensor, kind)
             graph.cast_into(graph.ir, inner, tensor, given, tensor.name)
             _explain(producer(tensor), given)
             behind[id(tensor)] = inner

@@ -15,7 +15,9 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from onnx import numpy_helper
 
-from torch2trt_onnx import pipeline
+from torch2trt_onnx import Options, pipeline
+from torch2trt_onnx.backends import BACKENDS, BuildResult
+from torch2trt_onnx.building import request_as_is
 from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.passes import Change
 from torch2trt_onnx.precision import ElementType, label
@@ -73,6 +75,13 @@ class Scene:
             for t in node.inputs
             if isinstance(t, gs.Constant) and t.name == name
         )
+
+
+def build(scene: Scene, backend: str = "rtx", **options: object) -> BuildResult:
+    """The engine of a graph as it stands, of static shapes."""
+    maker, chosen, folder = BACKENDS[backend], Options(**options), scene.weights.directory
+    path = scene.graph.write(folder / "model.onnx")
+    return maker.build(maker.job(request_as_is(scene.graph, path, maker), chosen, folder), chosen, folder, None)
 
 
 def names(graph: onnx.GraphProto) -> set[str]:

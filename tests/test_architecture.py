@@ -18,7 +18,7 @@ ORDER = [
     ["conversion", "preview"],
     ["inspection"],
     ["report"],
-    ["compare", "proof"],
+    ["compare", "proof", "building"],
     ["pipeline", "planning"],
     ["placement"],
     ["exporters"],
@@ -28,7 +28,7 @@ ORDER = [
     ["graph", "wire"],
     ["typecheck", "weights", "options", "files", "rules", "borders", "flow"],
     ["inputs"],
-    ["precision", "formats"],
+    ["precision", "formats", "signature"],
     ["errors"],
 ]
 LEVEL = {name: level for level, row in enumerate(ORDER) for name in row}
@@ -77,14 +77,15 @@ def test_a_module_imports_only_what_stands_below_it(path):
             assert LEVEL[parts[1]] > LEVEL[own], f"line {line} imports {module}"
 
 
-def test_only_the_worker_imports_tensorrt():
+def test_only_the_weakly_typed_back_end_imports_tensorrt_by_name():
+    """The others are given their module, or load it by the name of its product (`library.load`)."""
     found = {
         path.name
         for path in FILES
         for module, _ in imported(path)
         if module.split(".")[0] in ("tensorrt", "tensorrt_rtx")
     }
-    assert found == {"rtx_worker.py"}
+    assert found == {"weak.py"}
 
 
 def test_importing_the_package_loads_no_other_library():

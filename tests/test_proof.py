@@ -8,11 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from graphs import Scene
+from graphs import Scene, build
 
-from torch2trt_onnx import Options, convert
+from torch2trt_onnx import convert
 from torch2trt_onnx.backends import BuildResult, inspector
-from torch2trt_onnx.backends.rtx import RtxBackend
 from torch2trt_onnx.passes import AnnotatePrecision
 from torch2trt_onnx.plan import PrecisionPlan
 from torch2trt_onnx.proof import FOLDED, FUSED, HONOURED, OVERRIDDEN, UNVERIFIABLE, prove
@@ -37,11 +36,7 @@ def planned(text, arrays=None, opset=22):
 def engine(text, arrays=None, opset=22, **options):
     """A graph, its plan, and the engine that is built for it: what `prove` takes."""
     scene, plan = planned(text, arrays, opset)
-    folder = scene.weights.path.parent
-    path = scene.graph.write(folder / "model.onnx")
-    outputs = [(n.name, len(n.outputs)) for n in plan.nodes]
-    built = RtxBackend().build(path, [], outputs, Options(**options), folder, None)
-    return scene.graph.to_proto(), plan, built
+    return scene.graph.to_proto(), plan, build(scene, **options)
 
 
 def proven(text, arrays=None, opset=22, **options):

@@ -9,9 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch2trt_onnx.backends import Backend, find_backend
     from torch2trt_onnx.conversion import Conversion, convert
     from torch2trt_onnx.errors import ConversionError, ConversionWarning
-    from torch2trt_onnx.inputs import Input
+    from torch2trt_onnx.inputs import Input, Output
     from torch2trt_onnx.options import Options
     from torch2trt_onnx.plan import NodePlan, PrecisionPlan
     from torch2trt_onnx.precision import Precision
@@ -20,29 +21,35 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Backend": "backends",
     "Conversion": "conversion",
     "ConversionError": "errors",
     "ConversionWarning": "errors",
     "Input": "inputs",
     "NodePlan": "plan",
     "Options": "options",
+    "Output": "inputs",
     "Precision": "precision",
     "PrecisionPlan": "plan",
     "Report": "report",
     "convert": "conversion",
+    "find_backend": "backends",
 }
 
 __all__ = [
+    "Backend",
     "Conversion",
     "ConversionError",
     "ConversionWarning",
     "Input",
     "NodePlan",
     "Options",
+    "Output",
     "Precision",
     "PrecisionPlan",
     "Report",
     "convert",
+    "find_backend",
 ]
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FAILED, UNPROVEN, DIFFERS = 1, 3, 4
 WEIGHTLESS, FIDELITIES = ["inherit", "fp32", "free"], ["tensorrt", "pytorch"]
-BACKENDS = ["rtx", "tensorrt", "none"]
+BACKENDS = ["rtx", "tensorrt", "tensorrt-strong", "tensorrt-weak", "none"]
 FOLDER = click.Path(path_type=Path, file_okay=False)
 INPUT_HELP = (
     "An input, once for each: x:1x3x224x224, ids:1x8..1x64..4x128:int64 (min..opt..max), "
@@ -218,7 +218,7 @@ def doctor(as_json: bool) -> None:
         click.echo(json.dumps(found, indent=1))
         return
     for name, text in found.items():
-        click.echo(f"{name:<18} {text}")
+        click.echo(f"{name:<24} {text}")
 
 
 def _require_proof(report: Report) -> None:

@@ -12,20 +12,21 @@ import tempfile
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
 
-from torch2trt_onnx import backends, compare, exporters, passes, pipeline, planning
-from torch2trt_onnx.backends import BuildResult, Progress
+from torch2trt_onnx import building, compare, exporters, passes, pipeline, planning
+from torch2trt_onnx.backends import BuildResult, Progress, find_backend
 from torch2trt_onnx.compare import Comparison
 from torch2trt_onnx.errors import ConversionWarning, OutputError, PassError, PrecisionError, ProofError
 from torch2trt_onnx.exporters import Exported, source
 from torch2trt_onnx.files import replace_atomically
 from torch2trt_onnx.graph import Graph
+from torch2trt_onnx.inputs import named_outputs
 from torch2trt_onnx.inspection import graph_bindings
 from torch2trt_onnx.options import Options
 from torch2trt_onnx.passes.match_pytorch import differences
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 INLINE_LIMIT = 2**31 - 2**20
 """Bytes of weights above which an ONNX file has them beside it: protobuf's limit, less the graph."""
 
+OLD_OPSET = 17
+"""What the parser of a TensorRT without int64 (8.6) reads: its release notes say up to 17, and from 18 on Reduce operators take their axes
+as an input."""
+
 
 def convert(
     model: object,
@@ -53,6 +58,7 @@ def convert(
     rules: object = None,
     weightless: str = "inherit",
     fidelity: str = "tensorrt",
+    outputs: object = None,
     backend: str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
@@ -65,11 +71,14 @@ def convert(
             arguments may be nested. For ONNX a list in the graph's order, or a dict by name; None where its shapes are static.
         precisions: the set that the engine may use, each as `torch.float16`, `"fp16"`, `Precision.FP16`, ...; None: as the source is typed.
         strict: the set is exact: fp32 is no way out; and the built engine must prove each node's precision.
-        policy: None or "source": each node keeps its source precision where that was asked for. "auto" is not built yet.
+        policy: "source": each node keeps its source precision where that was asked for. None: so too, but a weakly typed TensorRT chooses
+            where the model gives no signal. "auto" is not built yet.
         rules: `Rule`s or mappings in a sequence, or the path of a TOML file: precisions of single nodes, over all else.
         weightless: nodes without weights: "inherit" what the source gives them, "fp32", or "free" to take what moves the fewest bytes.
         fidelity: "tensorrt": nodes compute inside as TensorRT does; "pytorch": with Casts, as PyTorch does.
-        backend: None: what is installed; "rtx"; "none": stop at the final ONNX graph.
+        outputs: `Output`s or dtypes, in the order of the model's or by name, where another type or memory format is wanted than it has.
+        backend: None: what can be used here; "rtx"; "tensorrt" (strongly typed from 10 on), "tensorrt-strong", "tensorrt-weak" (8.6 to 10);
+            "none": stop at the final ONNX graph.
         options: see `Options`.
         progress: called with `phase`, `step` and `steps` as each step begins, and while TensorRT builds.
 
@@ -80,38 +89,47 @@ def convert(
         ConversionError: one of its kinds; see `torch2trt_onnx.errors`.
     """
     options = options or Options()
-    asked = Asked(parse_precisions(precisions), strict, policy or "source", parse_rules(rules), weightless, fidelity)
+    asked = Asked(parse_precisions(precisions), strict, policy, parse_rules(rules), weightless, fidelity)
     _refuse_fidelity(asked)
-    engine_maker = backends.find(backend)
+    chosen = find_backend(backend)
+    targets = chosen.targets(options) if chosen is not None else options.compute_capabilities
+    has_int64 = chosen is None or chosen.capabilities.int64
     clock = _Clock(progress)
     with _workspace() as folder, _disk_errors(folder):
         weights = WeightStore(folder)
         with clock("load"):
             given = source.load(model)
         with clock("export"):
-            opset = options.opset or asked.opset
+            opset = options.opset or asked.opset or (None if has_int64 else OLD_OPSET)
             exported = exporters.export(given, inputs, weights, exporter=options.exporter, opset=opset)
+            wanted = named_outputs(outputs, [o.name for o in exported.model.graph.output])
         with clock("passes"), _paused_gc():
             graph = Graph(exported.model, weights)
             records = pipeline.run(graph, pipeline.repairs(exported.bindings))
             shapes = {str(i.name): i.opt_shape for i in exported.inputs}
-            notes = planning.decide(graph, asked, shapes, options.compute_capabilities)
+            weak = chosen is not None and chosen.typing == "weak"
+            notes = planning.decide(graph, asked, shapes, targets, compiler_chooses=weak)
             left = planning.left(graph)
-            records += pipeline.run(graph, pipeline.lowering(asked.fidelity))
+            types = building.asked_types(wanted, graph)
+            records += pipeline.run(graph, pipeline.lowering(asked.fidelity, types, has_int64=has_int64))
             left += planning.left(graph)  # what `MatchPyTorch` computes in fp32, and rounds as before
             plan = _checked_plan(graph)
         with clock("write"):
             path = graph.write(folder / "model.onnx")
             notes += _checked(path)
+        job = None
+        if chosen is not None:  # now, because what it refuses need not be compared first
+            job = chosen.job(building.request(graph, plan, exported.inputs, wanted, path, chosen), options, folder)
         with clock("compare"), _paused_gc():
+            rounded = [*plan.counts(), *left, *building.labels(wanted)]
             comparison = (
-                _compared(given, exported, graph, path, plan, left, options, folder) if options.compare else None
+                _compared(given, exported, graph, path, rounded, types, options, folder) if options.compare else None
             )
         built = None
-        if engine_maker is not None:
+        if chosen is not None and job is not None:
             with clock("build"):
-                names = [(node.name, len(node.outputs)) for node in plan.nodes]
-                built = engine_maker.build(path, exported.inputs, names, options, folder, progress)
+                built = chosen.build(job, options, folder, progress)
+            notes += filter(None, [building.unused(plan, built), *building.untold(plan, built)])
         report = _report(given.name, exported, graph, records, plan, comparison, built, notes)
         report.seconds = clock.seconds
         report.sizes = {"weights": weights.nbytes(graph.to_proto())}
@@ -206,13 +224,24 @@ def _compared(
     exported: Exported,
     graph: Graph,
     path: Path,
-    plan: PrecisionPlan,
-    left: Sequence[str],
+    rounded: Sequence[str],
+    types: Mapping[str, int],
     options: Options,
     folder: Path,
 ) -> Comparison:
-    # The reference rounds where its author says so.
-    tolerance = options.tolerance if options.tolerance is not None else compare.tolerance_of([*plan.counts(), *left])
+    """Compare the final graph with the model.
+
+    Args:
+        given: the model.
+        exported: likewise, in ONNX.
+        graph: the final graph.
+        path: its file.
+        rounded: the precisions that either of them rounds to.
+        types: output name -> ONNX type, where one was asked for.
+        options: of the conversion.
+        folder: for temporary files.
+    """
+    tolerance = options.tolerance if options.tolerance is not None else compare.tolerance_of(rounded)
     device: torch.device | None = None
     if exported.eager is not None:
         import torch
@@ -224,7 +253,7 @@ def _compared(
     else:
         reference, what = _source_runner(exported, graph, folder), "the given ONNX model in ONNX Runtime"
         inputs = exported.inputs
-    return compare.compare(path, graph, reference, inputs, device, tolerance, what=what)
+    return compare.compare(path, graph, reference, inputs, device, tolerance, what=what, asked=types)
 
 
 def _source_runner(exported: Exported, graph: Graph, folder: Path) -> compare.Runner:
@@ -293,6 +322,8 @@ def _report(
         built.backend if built is not None else "",
         built.layers if built is not None else [],
         built.bindings if built is not None else graph_bindings(graph),
+        constraints=built.constraints if built is not None else [],
+        targets=built.targets if built is not None else (),
     )
     if plan.asked.strict and built is not None:
         _require_proof(report)

@@ -13,6 +13,7 @@
     │   ├── BackendMissingError      it is not installed, or cannot do this here
     │   ├── ParseError               its ONNX parser refused a node
     │   ├── BuildError               its builder could not make an engine
+    │   ├── BindingError             an engine's inputs and outputs are not what was asked for
     │   ├── InspectionError          what it tells of an engine is not told in a form that we know
     │   └── WorkerError              the child process crashed, ran out of time, or out of memory
     ├── ProofError                   strict, and the engine does not prove what was planned
@@ -87,6 +88,10 @@ class ParseError(BackendError):
 
 class BuildError(BackendError):
     """TensorRT's builder could not make an engine."""
+
+
+class BindingError(BackendError):
+    """The inputs and outputs of a network or an engine are not what was asked for."""
 
 
 class InspectionError(BackendError):

@@ -87,12 +87,16 @@ SUPPORTED: Mapping[str, Mapping[str, frozenset[str]]] = {
         "HWC8": _NOT_F32,
         "CHW4": frozenset({_F16, _I8}),
         "CHW32": frozenset({_F32, _F16, _I8}),
-        "CDHW32": frozenset({_F16}),
+        "DHWC8": _NOT_F32,
+        "CDHW32": frozenset({_F16, _I8}),
         "HWC": frozenset({_F32, _F16, _U8}),
-        "HWC16": frozenset({_F16}),
+        "HWC16": frozenset({_F16, _I8, "float8_e4m3fn"}),
+        "DHWC": frozenset({_F32}),
     },
 }
-"""Product -> format -> the types that it takes. Every type is LINEAR as well."""
+"""Product -> format -> the types that it takes. Every type is LINEAR as well.
+
+bf16 is CHW2 and CHW4 in TensorRT-RTX too, but its engine then says "Unknown format", which nobody can check."""
 
 CHANNELS_LAST = {"channels_last": ("HWC", "HWC8", "HWC16"), "channels_last_3d": ("DHWC", "DHWC8")}
 """PyTorch's formats -> TensorRT's with the same layout, the one without padding first."""
@@ -128,6 +132,8 @@ def tensorrt_format(word: str, dtype: str, shape: Shape, product: str) -> str:
     least = LAYOUTS[word].min_rank if word in LAYOUTS else 3
     if len(shape) < least:
         raise ValueError(f"{word} needs rank {least} or more, and the tensor has rank {len(shape)}")
+    if product == "rtx" and word != "HWC" and len(shape) != least + 1:
+        raise ValueError(f"TensorRT-RTX builds {word} for rank {least + 1} only, and the tensor has rank {len(shape)}")
     return word
 
 
@@ -139,8 +145,8 @@ def _no_channels_last(word: str, dtype: str, channels: int, supported: Mapping[s
     if channels < 0:
         return f"for {dtype} the number of channels must be static, and a multiple of {min(padded)}"
     return (
-        f"for {dtype} the channels must be a multiple of {min(padded)}, and there are {channels}: TensorRT pads them, and PyTorch does not; "
-        "pad them in the model, or use contiguous_format"
+        f"for {dtype} the channels must be a multiple of {min(padded)}, and there are {channels}: TensorRT pads them, and PyTorch "
+        "does not; pad them in the model, or use contiguous_format"
     )
 
 

@@ -21,6 +21,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from torch2trt_onnx import typecheck
 from torch2trt_onnx.errors import GraphError
+from torch2trt_onnx.precision import label
 from torch2trt_onnx.typecheck import onnx_type
 from torch2trt_onnx.weights import WeightStore
 
@@ -127,6 +128,17 @@ class Graph:
         given, readers = onnx_type(tensor), {id(node) for node in tensor.outputs}
         tensor.dtype = to
         replace_uses(tensor, self.insert_cast(self.ir, tensor, given, tensor.name), readers)
+
+    def split_output(self, tensor: gs.Variable, inner_type: int) -> gs.Variable:
+        """A new tensor that the maker of a graph output makes instead of it, so that a Cast can make the output: its name stays."""
+        maker = producer(tensor)
+        assert maker is not None
+        inner = gs.Variable(self.fresh_name(f"{tensor.name}_{label(inner_type)}"), inner_type, tensor.shape)
+        list.clear(tensor.inputs)
+        index = next(i for i, t in enumerate(maker.outputs) if t is tensor)
+        list.__setitem__(maker.outputs, index, inner)
+        list.append(inner.inputs, maker)
+        return inner
 
     def to_proto(self) -> onnx.ModelProto:
         """The model as it stands; large tensors are references into `weights`."""

@@ -247,7 +247,9 @@ class Output:
         name, *words = text.split(":")
         asked = {"format" if word in FORMATS else "dtype": word for word in words}
         if not name or not words or len(asked) != len(words):
-            raise InputError(f"{text!r} is not NAME[:DTYPE][:FORMAT]", fix="for example logits:float16, or mask:uint8:HWC")
+            raise InputError(
+                f"{text!r} is not NAME[:DTYPE][:FORMAT]", fix="for example logits:float16, or mask:uint8:HWC"
+            )
         return cls(name, dtype=asked.get("dtype"), format=asked.get("format", "contiguous_format"))
 
     def bound_to(self, name: str) -> Output:
@@ -334,7 +336,9 @@ def _values(given: Sequence[Sequence[int] | None], of: Input, where: str) -> Ran
     if all(values is None for values in given):
         return None
     if any(values is None for values in given):
-        raise InputError("give all three of min_values, opt_values and max_values", where=where, why=f"they are {given}")
+        raise InputError(
+            "give all three of min_values, opt_values and max_values", where=where, why=f"they are {given}"
+        )
     found = [tuple(int(v) for v in values or ()) for values in given]
     if of.is_dynamic or any(len(values) != math.prod(of.opt_shape) for values in found):
         raise InputError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 
+from torch2trt_onnx.backends import Backend
 from torch2trt_onnx.backends.layers import Binding
 from torch2trt_onnx.errors import SourceError
 from torch2trt_onnx.exporters import source
@@ -75,7 +76,7 @@ def graph_bindings(graph: Graph) -> list[Binding]:
 
 def diagnose() -> dict[str, str]:
     """What is installed, and what can be built with it."""
-    from torch2trt_onnx.backends.rtx import RtxBackend
+    from torch2trt_onnx.backends import BACKENDS
 
     found = {"python": platform.python_version()}
     for package in ("torch2trt_onnx", "torch", "onnx", "onnxruntime", "onnx-graphsurgeon", "onnxscript"):
@@ -83,14 +84,20 @@ def diagnose() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
-    reason = RtxBackend.missing()
-    found["TensorRT-RTX"] = (
-        f"cannot build: {reason}" if reason else f"builds, with or without a GPU ({RtxBackend.version()})"
-    )
-    found["TensorRT"] = "no back end for it yet"
+    for name, backend in BACKENDS.items():
+        reason = backend.missing()
+        found[f"backend {name}"] = f"cannot be used: {reason}" if reason else f"{backend.title}: {_abilities(backend)}"
     found["exporter dynamo"] = "available" if found["onnxscript"] != "not installed" else "needs onnxscript"
     found["GPU"] = _gpu()
     return found
+
+
+def _abilities(backend: Backend) -> str:
+    """What a back end can do here, in words."""
+    can = backend.capabilities
+    types = ", ".join(name for name in ("bf16", "fp8", "int4", "int64") if can.table()[name])
+    place = "with or without a GPU" if can.targets else "on the GPU that it is for"
+    return f"{backend.typing} typing, builds {place}; has {types or 'neither bf16 nor int64'}"
 
 
 def _gpu() -> str:

@@ -11,6 +11,7 @@ from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.passes import (
     AnnotatePrecision,
     BindInputs,
+    BindOutputs,
     Change,
     DemoteDouble,
     DropNoopCasts,
@@ -21,6 +22,7 @@ from torch2trt_onnx.passes import (
     LiftConstants,
     MatchPyTorch,
     MergeCasts,
+    NarrowIntegers,
     Pass,
     RepairBFloat16,
     RepairNormalization,
@@ -62,16 +64,25 @@ def repairs(bindings: Mapping[str, int]) -> list[Step]:
     ]
 
 
-def lowering(fidelity: str = "tensorrt") -> list[Step]:
+def lowering(
+    fidelity: str = "tensorrt", outputs: Mapping[str, int] | None = None, *, has_int64: bool = True
+) -> list[Step]:
     """The passes that do what was decided, and clean up.
 
     Args:
         fidelity: see `plan.Asked`.
+        outputs: output name -> ONNX element type, where the user asked for one.
+        has_int64: whether the TensorRT that it is for has int64.
     """
     match: list[Step] = [MatchPyTorch()] if fidelity == "pytorch" else []
+    narrow: list[Step] = [] if has_int64 else [NarrowIntegers()]
     return [
         Retype(),  # before the clean-up, which folds the Casts that it puts at weights, and drops those that it makes pointless
         *match,  # after Retype, which decides what is fp16; before the clean-up, which folds its Casts of weights too
+        *narrow,
+        BindOutputs(
+            outputs or {}
+        ),  # after the plan, which has no say in bindings; before the clean-up, which merges its Casts
         (  # what the branch of an If makes known may decide the next If, and its Casts meet those around it
             LiftConstants(),
             FoldWeightCasts(),

@@ -19,6 +19,9 @@ from torch2trt_onnx.typecheck import compute_type, onnx_type
 
 ASKED_KEY = f"{PREFIX}asked"
 
+COMPILER = "compiler"
+"""The origin of a node's precision where a weakly typed TensorRT may choose another."""
+
 WEIGHTLESS = ("inherit", "fp32", "free")
 FIDELITIES = ("tensorrt", "pytorch")
 
@@ -30,7 +33,8 @@ class Asked:
     Args:
         precisions: the set that the engine may use; None: as the source is typed.
         strict: the set is exact, so that fp32 is no way out.
-        policy: "source": each node keeps its source precision where that is in the set.
+        policy: "source": each node keeps its source precision where that is in the set. None: so does it, unless the model gives no
+            signal, several precisions were asked for, and the compiler can choose among them (weak typing): then it does.
         rules: see `Rule`; they win over everything else.
         weightless: of nodes without weights: "inherit" the type that the source gives them; "fp32"; or "free": what moves the
             fewest bytes.
@@ -42,13 +46,13 @@ class Asked:
 
     precisions: frozenset[Precision] | None = None
     strict: bool = False
-    policy: str = "source"
+    policy: str | None = None
     rules: tuple[Rule, ...] = ()
     weightless: str = "inherit"
     fidelity: str = "tensorrt"
 
     def __post_init__(self) -> None:
-        if self.policy != "source":
+        if self.policy not in (None, "source"):
             raise PrecisionError(
                 f"the policy {self.policy!r} is not built yet"
                 if self.policy == "auto"
@@ -100,7 +104,8 @@ class NodePlan:
         op: its operator type.
         precision: "fp32", "fp16" or "bf16"; "" where it computes with no float.
         origin: where that comes from: of the source's own, "weights", "tensors" or "cast"; where the plan departs from it, "rule",
-            "policy", "widened", "narrowed", "operator" (it cannot run in what was asked), "border" (cheapest there), "fidelity".
+            "policy", "widened", "narrowed", "operator" (it cannot run in what was asked), "border" (cheapest there), "fidelity";
+            "compiler": a weakly typed TensorRT may choose among those asked for.
         reason: the tensors, the rule or the request that say so, in words.
         outputs: the type of each output ("?" where unknown).
         module: the path of the module that it comes from, where known.
@@ -119,6 +124,11 @@ class NodePlan:
     source: str = ""
     authored: str = ""
     quantized: str = ""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the compiler may choose another precision of those asked for."""
+        return self.origin == COMPILER
 
     @property
     def runs_in(self) -> str:

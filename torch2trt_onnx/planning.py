@@ -19,7 +19,7 @@ from torch2trt_onnx.graph import PREFIX, Graph, Tie, producer, subgraphs, ties
 from torch2trt_onnx.passes.annotate_precision import TRANSPARENT
 from torch2trt_onnx.passes.retype import CARRIED_KEY
 from torch2trt_onnx.placement import BF16, FP16, FP32, MONOTONE, MOVING, Choice, Sketch, cast, inner_first, place
-from torch2trt_onnx.plan import ASKED_KEY, Asked
+from torch2trt_onnx.plan import ASKED_KEY, COMPILER, Asked
 from torch2trt_onnx.precision import FLOATS, ElementType, Precision, is_lossless, label
 from torch2trt_onnx.rules import Rule
 from torch2trt_onnx.typecheck import NO_PRECISION, compute_type, onnx_type, retyping
@@ -41,7 +41,14 @@ CAPABILITY = {Precision.BF16: (8, 0), Precision.FP8: (8, 9)}
 """The first compute capability that has a precision; older ones refuse the whole network."""
 
 
-def decide(graph: Graph, asked: Asked, shapes: Mapping[str, Sequence[int | None]], targets: Sequence[str]) -> list[str]:
+def decide(
+    graph: Graph,
+    asked: Asked,
+    shapes: Mapping[str, Sequence[int | None]],
+    targets: Sequence[str],
+    *,
+    compiler_chooses: bool = False,
+) -> list[str]:
     """Write the plan into the graph.
 
     Args:
@@ -49,6 +56,7 @@ def decide(graph: Graph, asked: Asked, shapes: Mapping[str, Sequence[int | None]
         asked: what the user wants.
         shapes: of the dynamic inputs, by name: Casts are placed where they are cheapest at these.
         targets: the compute capabilities to build for, such as "8.9".
+        compiler_chooses: whether the compiler can choose a precision where the model gives no signal (weak typing).
 
     Returns:
         Warnings.
@@ -58,11 +66,20 @@ def decide(graph: Graph, asked: Asked, shapes: Mapping[str, Sequence[int | None]
     """
     _refuse_contradictions(asked)
     graph.metadata[ASKED_KEY] = json.dumps(asked.to_json())
-    planner = _Planner(graph, asked)
+    planner = _Planner(graph, asked, compiler_chooses and _leaves_choice(graph, asked))
     planner.choose()
     place(planner.sketch, planner.fits, shapes)
     planner.write()
     return [*planner.notes, *_check_result(planner.sketch.choices, asked, targets)]
+
+
+def _leaves_choice(graph: Graph, asked: Asked) -> bool:
+    """Whether nothing says what should run in which of several precisions: the specification's case d."""
+    several = asked.precisions is not None and Precision.FP32 in asked.precisions and len(asked.precisions) > 1
+    if asked.strict or asked.policy is not None or not several:
+        return False
+    kinds = (onnx_type(t) for node in graph.nodes() for t in (*node.inputs, *node.outputs))
+    return all(kind == FP32 or kind not in FLOATS for kind in kinds)
 
 
 def left(graph: Graph) -> list[str]:
@@ -108,6 +125,7 @@ class _Planner:
 
     graph: Graph
     asked: Asked
+    compiler_chooses: bool = False
     notes: list[str] = field(default_factory=list)
     _overflow: dict[tuple[int, int], str] = field(default_factory=dict)
 
@@ -185,6 +203,10 @@ class _Planner:
         removed = node.op == "Cast" and given == FP32 and why_origin == "narrowed"  # no rounding: free to be nothing
         free = told is None and (removed or self._is_free(node, origin))
         if kind == given and told is None and not obstacles:
+            if self.compiler_chooses:
+                return Choice(
+                    node, given, kind, COMPILER, f"the model gives no signal: any of {self.asked.words}; {said}"
+                )
             return Choice(node, given, kind, origin, said, free)
         return Choice(node, given, kind, why_origin, f"{why}; in the source it is {label(given)}: {said}", free)
 
@@ -330,7 +352,7 @@ def _loss(values: np.ndarray, to: int) -> str:
     return f"all {nonzero} values become zero" if nonzero and zero == nonzero else ""
 
 
-def _check_result(choices: Iterable[Choice], asked: Asked, targets: Sequence[str]) -> list[str]:
+def _check_result(choices: Sequence[Choice], asked: Asked, targets: Sequence[str]) -> list[str]:
     """Fail where nothing runs as asked, or a device lacks a precision; warnings of what was not asked for and stays."""
     runs: dict[Precision, list[gs.Node]] = defaultdict(list)
     for choice in choices:
@@ -354,12 +376,12 @@ def _check_result(choices: Iterable[Choice], asked: Asked, targets: Sequence[str
     if asked.precisions is None:
         return []
     reduced = asked.precisions - {Precision.FP32}
-    if reduced and not reduced & set(runs):
+    if reduced and not reduced & set(runs) and not any(choice.origin == COMPILER for choice in choices):
         raise PrecisionError(
             f"{', '.join(sorted(p.value for p in reduced))} was asked for, and not one node of the model runs in it",
             why="under strong typing the types in the graph are the types of the network, so this would be an fp32 engine",
             fix="cast layers in the model (layer.half(), torch.autocast), write rules, or leave fp32 out of precisions to narrow it all; "
-            "choosing nodes for you (policy='auto') is not built yet",
+            "choosing nodes for you (policy='auto') is not built yet, but a weakly typed TensorRT does it (backend='tensorrt-weak')",
         )
     outside = {p: nodes for p, nodes in runs.items() if p.is_quantized and p not in asked.precisions}
     if outside and asked.strict:

@@ -191,7 +191,10 @@ class _Proof:
         return {**found, **self._unquantised(found, number)}
 
     def _noted(self, verdict: Verdict, plan: NodePlan) -> Verdict:
-        """A verdict that leaves the question open, with what the network says, which is no proof."""
+        """A verdict that leaves the question open, with what the network says, which is no proof; and that of a node that the compiler
+        was free with, which every precision that the builder was allowed fits."""
+        if plan.is_free and verdict.word == OVERRIDDEN:
+            return Verdict(HONOURED, f"TensorRT was free to choose: {verdict.evidence}")
         kinds = [LABELS.get(word, word) for word in self.network.get(plan.name, []) if word]
         if verdict.word != UNVERIFIABLE or not kinds:
             return verdict

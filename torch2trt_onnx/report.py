@@ -55,6 +55,8 @@ class Report:
         bindings: of the engine.
         seconds: of each step.
         sizes: in bytes: the weights, the engine.
+        constraints: under weak typing, what each layer of TensorRT's network was told, or why it was told nothing.
+        targets: the compute capabilities that the engine runs on.
     """
 
     source: str
@@ -69,6 +71,8 @@ class Report:
     bindings: list[Binding] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    constraints: list[dict[str, Any]] = field(default_factory=list)
+    targets: tuple[str, ...] = ()
 
     def unproven(self) -> list[NodeReport]:
         """The nodes that do not run as planned, or of which the engine does not tell; empty without an engine."""
@@ -91,7 +95,7 @@ class Report:
             compared.pop("ok")
             compared = Comparison(**{**compared, "outputs": [OutputComparison(**o) for o in compared["outputs"]]})
         plan = PrecisionPlan(tuple(n.plan for n in nodes), Asked.from_json(data["plan"]))
-        rest = {key: data[key] for key in ("source", "warnings", "lost_inputs", "backend", "seconds", "sizes")}
+        rest = {key: data[key] for key in RESTORED}
         return cls(
             **rest,
             plan=plan,
@@ -99,7 +103,8 @@ class Report:
             changes=[tuple(change) for change in data["changes"]],
             comparison=compared,
             layers=[_layer(layer) for layer in data["layers"]],
-            bindings=[Binding(**{**b, "dims": tuple(b["dims"])}) for b in data["bindings"]],
+            bindings=[_binding(b) for b in data["bindings"]],
+            targets=tuple(data["targets"]),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -119,6 +124,15 @@ class Report:
 
 REPORTED = ("network", "layers", "verdict", "evidence", "inside")
 """What a `NodeReport` has beside the plan."""
+
+
+RESTORED = ("source", "warnings", "lost_inputs", "backend", "seconds", "sizes", "constraints")
+"""What of a `Report` is in JSON as it is."""
+
+
+def _binding(row: dict[str, Any]) -> Binding:
+    profiles = tuple(tuple(map(tuple, shapes)) for shapes in row["profiles"])
+    return Binding(**{**row, "dims": tuple(row["dims"]), "profiles": profiles})
 
 
 def _layer(row: dict[str, Any]) -> EngineLayer:

@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from torch2trt_onnx import Options, pipeline
-from torch2trt_onnx.backends.rtx import RtxBackend
+from torch2trt_onnx import Options, building, pipeline
+from torch2trt_onnx.backends import BACKENDS
 from torch2trt_onnx.errors import BackendError
 from torch2trt_onnx.graph import PREFIX, Graph
 from torch2trt_onnx.passes import MatchPyTorch
@@ -112,7 +112,9 @@ def built(model: onnx.ModelProto, *passes: pipeline.Step) -> bytes:
         pipeline.run(graph, passes)
         path = graph.write(folder / "model.onnx")
         options = Options(compute_capabilities=("8.9",))
-        return RtxBackend().build(path, [], [], options, folder, None).engine.read_bytes()
+        rtx = BACKENDS["rtx"]
+        job = rtx.job(building.request_as_is(graph, path, rtx), options, folder)
+        return rtx.build(job, options, folder, None).engine.read_bytes()
 
 
 def main() -> None:

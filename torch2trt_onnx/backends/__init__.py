@@ -1,115 +1,160 @@
-"""From the final ONNX graph to an engine. The only folder that imports TensorRT, and that in a child process.
+"""From the final ONNX graph to an engine. Only this folder and the runtime import TensorRT, and this one in a child process.
 
-A back end is a class in a file of its own, in `BACKENDS`.
+A back end is a product and a way of typing. What they do differently is a class in a file of its own, which runs in the child: `weak`,
+`strong`, `rtx`; see `session`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from torch2trt_onnx.backends.layers import Binding, EngineLayer
-from torch2trt_onnx.errors import BackendMissingError
-from torch2trt_onnx.inputs import Input
+from torch2trt_onnx.backends import exchange, library, worker
+from torch2trt_onnx.backends.exchange import BuildResult, Progress, Request
+from torch2trt_onnx.backends.job import Job
+from torch2trt_onnx.backends.library import Capabilities
+from torch2trt_onnx.errors import BackendMissingError, WorkerError
 from torch2trt_onnx.options import Options
 
-Progress = Callable[[Mapping[str, Any]], None]
-"""Called with `phase`, `step` and `steps` while an engine is built."""
+WORKER = "torch2trt_onnx.backends.build_worker"
 
 
-@dataclass
-class BuildResult:
-    """An engine, and what it says of itself.
+@dataclass(frozen=True)
+class Backend:
+    """One behaviour of one TensorRT.
 
     Args:
-        backend: the product and version that built it.
-        engine: the file of the serialized engine.
-        network: ONNX node -> type of each output in TensorRT's network ("" where it does not know the node).
-        layers: the engine's kernels.
-        bindings: the engine's inputs and outputs.
-        warnings: what TensorRT warned of.
-        seconds: of parsing and of building.
+        name: what the user calls it.
+        product: see `library.MODULES`.
+        typing: "strong": the types of the graph are those of the network; "weak": precisions are wishes of layers.
     """
 
-    backend: str
-    engine: Path
-    network: dict[str, list[str]]
-    layers: list[EngineLayer]
-    bindings: list[Binding]
-    warnings: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
+    name: str
+    product: str
+    typing: str
 
+    @property
+    def title(self) -> str:
+        """Product and version."""
+        return f"{library.TITLES[self.product]} {_probed(self.product)['version']}".strip()
 
-class Backend(ABC):
-    """One behaviour of TensorRT."""
+    @property
+    def capabilities(self) -> Capabilities:
+        """What its library can do, asked of its module in a child process."""
+        return Capabilities(**_probed(self.product)["capabilities"])
 
-    name: ClassVar[str]
+    def missing(self) -> str:
+        """Why it cannot be used here; "" where it can."""
+        if not library.is_installed(self.product):
+            return f"the module {library.MODULES[self.product]} is not installed"
+        probed = _probed(self.product)
+        if probed["problem"]:
+            return str(probed["problem"])
+        can = self.capabilities
+        if not (can.weak if self.typing == "weak" else can.strong):
+            return f"{self.title} has no {self.typing} typing"
+        return ""
 
-    @staticmethod
-    @abstractmethod
-    def missing() -> str:
-        """Why it cannot be used here; '' where it can. Imports nothing heavy."""
+    def targets(self, options: Options) -> tuple[str, ...]:
+        """The compute capabilities that an engine is built for; empty where that is not known."""
+        return options.compute_capabilities if self.capabilities.targets else own_capability()
 
-    @staticmethod
-    @abstractmethod
-    def version() -> str:
-        """Product and version, where it is installed."""
+    def job(self, request: Request, options: Options, folder: Path) -> Job:
+        """What to build, in TensorRT's words.
 
-    @abstractmethod
-    def build(
-        self,
-        model: Path,
-        inputs: Sequence[Input],
-        nodes: Sequence[tuple[str, int]],
-        options: Options,
-        folder: Path,
-        progress: Progress | None,
-    ) -> BuildResult:
-        """Parse and build.
+        Raises:
+            InputError: an input or output has no such format, or the inputs have different numbers of profiles.
+        """
+        return exchange.job(request, self.product, self.typing, self.targets(options), self.title, options.tf32, folder)
+
+    def build(self, job: Job, options: Options, folder: Path, progress: Progress | None) -> BuildResult:
+        """Parse and build, in a child process.
 
         Args:
-            model: the final ONNX file, its external data beside it.
-            inputs: with a name, a range of shapes and a format each.
-            nodes: (name, number of outputs) of the nodes whose types in the network are wanted.
-            options: what the user asked of the build.
-            folder: for temporary files and the engine.
+            job: what to build.
+            options: the limits.
+            folder: for temporary files.
             progress: told of how far it is.
 
         Raises:
-            BackendError: it said no, crashed, or ran over a limit.
+            BackendError: it said no, crashed, or ran over a limit; or the engine's inputs and outputs are not what was asked for.
         """
+        told = worker.run(
+            WORKER,
+            job.to_json(),
+            folder,
+            model_name=Path(job.model).name,
+            timeout=options.timeout,
+            memory_limit=options.memory_limit,
+            on_progress=progress,
+        )
+        return exchange.result(told, job, self.title)
 
 
-def find(name: str | None) -> Backend | None:
-    """The back end of a name; None for "none"; the first that is installed where no name is given.
+def own_capability() -> tuple[str, ...]:
+    """The compute capability of PyTorch's current GPU, as "8.9"; empty where it sees none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return ()
+    major, minor = torch.cuda.get_device_capability()
+    return (f"{major}.{minor}",)
+
+
+BACKENDS = {
+    "tensorrt-strong": Backend("tensorrt-strong", "tensorrt", "strong"),
+    "tensorrt-weak": Backend("tensorrt-weak", "tensorrt", "weak"),
+    "rtx": Backend("rtx", "rtx", "strong"),
+}
+NAMES = ("rtx", "tensorrt", *(name for name in BACKENDS if name != "rtx"), "none")
+"""What `convert(backend=)` takes. "tensorrt" is the strongly typed one where the library has it, because there types are guaranteed."""
+
+
+def find_backend(name: str | None) -> Backend | None:
+    """The back end of a name; None for "none"; the first that can be used here where no name is given.
 
     Raises:
-        BackendMissingError: it is unknown, or not installed.
+        BackendMissingError: it is unknown, or cannot be used here; it says of each what is missing.
     """
-    from torch2trt_onnx.backends.rtx import RtxBackend
-
-    known: dict[str, type[Backend]] = {"rtx": RtxBackend}
     if name == "none":
         return None
-    if name == "tensorrt":
-        raise BackendMissingError(
-            "the back end for TensorRT 8.6 to 11 is not built yet",
-            fix="use backend='rtx', or backend='none' for the typed ONNX file",
-        )
-    if name is not None and name not in known:
-        raise BackendMissingError(f"there is no back end {name!r}", fix=f"use one of {', '.join(known)}, none")
-    chosen = [known[name]] if name is not None else list(known.values())
-    reasons = []
-    for backend in chosen:
-        reason = backend.missing()
+    if name is not None and name not in NAMES:
+        raise BackendMissingError(f"there is no back end {name!r}", fix=f"use one of {', '.join(NAMES)}")
+    chosen = [b for b in BACKENDS.values() if name is None or name in (b.name, b.product)]
+    reasons = {backend: backend.missing() for backend in chosen}
+    for backend, reason in reasons.items():
         if not reason:
-            return backend()
-        reasons.append(f"{backend.name}: {reason}")
+            return backend
     raise BackendMissingError(
-        "no TensorRT is installed" if name is None else f"the back end {name!r} cannot be used here",
-        why="; ".join(reasons),
-        fix="pip install 'torch2trt_onnx[rtx]', or stop at the ONNX file with backend='none'",
+        "no TensorRT can be used here" if name is None else f"the back end {name!r} cannot be used here",
+        why="; ".join(dict.fromkeys(f"{b.name}: {reason}" for b, reason in reasons.items())),
+        fix="pip install 'torch2trt_onnx[rtx]' (builds without a GPU), or stop at the ONNX file with backend='none'",
     )
+
+
+@functools.cache
+def _probed(product: str) -> dict[str, Any]:
+    """What the library of a product says of itself, from a child process: it may crash where it finds no driver."""
+    with tempfile.TemporaryDirectory(prefix="torch2trt_onnx-") as folder:
+        try:
+            return worker.run(
+                WORKER, {"product": product}, Path(folder), model_name="its start", timeout=120, memory_limit=None
+            )
+        except WorkerError as error:
+            return {"version": library.version(product), "capabilities": {}, "problem": f"{error.what}: {error.why}"}
+
+
+__all__ = [
+    "BACKENDS",
+    "NAMES",
+    "Backend",
+    "BuildResult",
+    "Job",
+    "Progress",
+    "Request",
+    "find_backend",
+    "own_capability",
+]

@@ -21,9 +21,10 @@ TENSOR = re.compile(
 )
 BINDING = re.compile(
     r"^\s*Name: (?P<name>.*), IOMode: (?P<mode>\w+), DataType: (?P<dtype>\w+), Dimensions: \[(?P<dims>[-\d,]*)\], Location: \w+, "
-    r"IsShapeInferenceIO: \w+, ProfileInfo: \[(?P<profiles>.*)\]"
+    r"IsShapeInferenceIO: (?P<shape>\w+), ProfileInfo: \[(?P<profiles>.*)\]"
 )
 FORMAT = re.compile(r"Format: (.*?) \}")
+PROFILE = re.compile(r"MinShape: \[([-\d,]*)\], OptShape: \[([-\d,]*)\], MaxShape: \[([-\d,]*)\]")
 NODE = "[ONNX Layer: "
 KIND = re.compile(r"\(k([A-Z0-9_]+)\)")
 LABELS = {word: row.label for row in TYPES for word in (row.tensorrt, row.dump) if word}
@@ -87,6 +88,8 @@ class Binding:
     def layout(self) -> str:
         """The name of the format (LINEAR, HWC8, ...), where the description tells one."""
         found = KIND.search(self.format)
+        if found is None and "channel-last" in self.format:  # those without padding are described, and not named
+            return "DHWC" if "3 spatial dimensions" in self.format else "HWC"
         return found[1] if found else self.format if self.format.isupper() else ""
 
 
@@ -111,8 +114,17 @@ def parse(text: str) -> tuple[list[EngineLayer], list[Binding]]:
         bound = BINDING.match(line)
         if bound:
             layout = FORMAT.search(bound["profiles"])
+            ranges = tuple(tuple(map(_dims, found.groups())) for found in PROFILE.finditer(bound["profiles"]))
             bindings.append(
-                Binding(bound["name"], bound["mode"], bound["dtype"], _dims(bound["dims"]), layout[1] if layout else "")
+                Binding(
+                    bound["name"],
+                    bound["mode"],
+                    bound["dtype"],
+                    _dims(bound["dims"]),
+                    layout[1] if layout else "",
+                    ranges,
+                    bound["shape"] == "true",
+                )
             )
     return layers, bindings
 

@@ -27,7 +27,7 @@ class Capabilities:
         weak: layers can be told a precision (`ILayer.precision`; gone from TensorRT 11 and TensorRT-RTX).
         strong: the types of the graph can be those of the network: by a flag, or always.
         strong_flag: a network is strongly typed only where a flag says so, and the flag still means something.
-        explicit_batch: a network must be asked to have an explicit batch dimension (before TensorRT 10).
+        explicit_batch: there is a flag for an explicit batch dimension; before TensorRT 10 the parser needs it, and later it has no effect.
         binding_dtype: the type of an input or output can be set on the network (gone from 11).
         bf16, fp8, int4, int64: the type exists.
         targets: an engine is built for a list of compute capabilities, and needs no GPU.

@@ -1,0 +1,66 @@
+"""Parse and build with TensorRT, as a program: `python -m torch2trt_onnx.backends.build_worker JOB.json`.
+
+Runs in a process of its own, because hostile graphs crash TensorRT's parser or never come back from it. Reads a job, writes the engine
+and a result as files beside it, and says on its standard output, a JSON object a line, how far it is. What TensorRT itself prints goes to
+standard error. A job that only names a product asks what its library can do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any, TextIO
+
+from torch2trt_onnx.backends import library
+from torch2trt_onnx.backends.job import Job
+from torch2trt_onnx.backends.session import Session
+
+
+def main(job_path: str) -> None:
+    """Do the job and write `result.json` beside it."""
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # TensorRT prints some errors past its logger
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    data = json.loads(Path(job_path).read_text())
+    result = probe(data["product"]) if set(data) == {"product"} else open_session(Job.from_json(data), channel).run()
+    Path(job_path).with_name("result.json").write_text(json.dumps(result))
+    channel.flush()
+    os._exit(0)  # the result is on disk: what TensorRT does while it unloads cannot spoil it
+
+
+def _die_with_parent() -> None:
+    sys.stdin.buffer.read()  # ends when the parent does
+    os._exit(1)
+
+
+def open_session(job: Job, channel: TextIO) -> Session:
+    """The session of a job's behaviour; it alone imports the library."""
+    name = {("tensorrt", "weak"): "weak.WeakTyping", ("tensorrt", "strong"): "strong.StrongTyping"}.get(
+        (job.product, job.typing), "rtx.Rtx"
+    )
+    module, _, behaviour = name.partition(".")
+    found: type[Session] = getattr(importlib.import_module(f"torch2trt_onnx.backends.{module}"), behaviour)
+    return found(library.load(job.product), job, channel)
+
+
+def probe(product: str) -> dict[str, Any]:
+    """What a library can do, and why it cannot build here, if so: `version`, `capabilities`, `problem`."""
+    try:
+        trt = library.load(product)
+    except (ImportError, OSError) as error:
+        return {"version": "", "capabilities": {}, "problem": f"it cannot be loaded: {error}"}
+    can = library.probe(trt)
+    found = {"version": trt.__version__, "capabilities": can.table(), "problem": ""}
+    try:
+        trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
+    except (TypeError, RuntimeError) as error:  # no driver, or no GPU
+        found["problem"] = f"its builder cannot be made (is there a GPU, and a driver?): {error}"
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
