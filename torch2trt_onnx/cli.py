@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from torch2trt_onnx.errors import ConversionError, ConversionWarning, InputError, ProofError
-from torch2trt_onnx.inputs import Input
+from torch2trt_onnx.inputs import Input, Output
 
 if TYPE_CHECKING:
     from torch2trt_onnx.report import Report
@@ -28,9 +28,10 @@ WEIGHTLESS, FIDELITIES = ["inherit", "fp32", "free"], ["tensorrt", "pytorch"]
 BACKENDS = ["rtx", "tensorrt", "tensorrt-strong", "tensorrt-weak", "none"]
 FOLDER = click.Path(path_type=Path, file_okay=False)
 INPUT_HELP = (
-    "An input, once for each: x:1x3x224x224, ids:1x8..1x64..4x128:int64 (min..opt..max), "
-    "img:1x3x32x32:float16:channels_last."
+    "An input, once for each: x:1x3x224x224, ids:1x8..1x64..4x128:int64 (min..opt..max; several profiles with commas), "
+    "img:1x3x32x32:float16:channels_last, size:2:int64:values=8x8..32x32..64x64 (a shape tensor)."
 )
+OUTPUT_HELP = "The type or format of an output, where the model's is not wanted: logits:float16, mask:uint8:HWC."
 
 
 class InputType(click.ParamType[Input]):
@@ -42,6 +43,19 @@ class InputType(click.ParamType[Input]):
         """Parse, or fail as a usage error."""
         try:
             return value if isinstance(value, Input) else Input.parse(value)
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+
+
+class OutputType(click.ParamType[Output]):
+    """`NAME[:DTYPE][:FORMAT]`; see `Output.parse`."""
+
+    name = "NAME[:DTYPE][:FORMAT]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Output:
+        """Parse, or fail as a usage error."""
+        try:
+            return value if isinstance(value, Output) else Output.parse(value)
         except InputError as error:
             self.fail(str(error), param, ctx)
 
@@ -99,6 +113,7 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--require-proof", is_flag=True, help="Exit with 3 where the engine does not prove each node's precision."
 )
+@click.option("--output-binding", "outputs", type=OutputType(), multiple=True, help=OUTPUT_HELP)
 @click.option("--backend", type=click.Choice(BACKENDS), help="none stops at the ONNX file. Default: what is installed.")
 @click.option("--tf32", is_flag=True, help="Let fp32 matrix products run in TF32.")
 @click.option("--timeout", type=float, default=3600.0, show_default=True, help="Of the build, in seconds.")
@@ -131,6 +146,7 @@ def convert(**given: Any) -> None:
                 list(given["inputs"]) or None,
                 given["precisions"],
                 **{key: given[key] for key in ("strict", "rules", "weightless", "fidelity")},
+                outputs=list(given["outputs"]),
                 backend=given["backend"],
                 options=options,
                 progress=progress,
