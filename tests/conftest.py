@@ -1,7 +1,14 @@
 """What several test files share."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from doubles import recording
+
+from torch2trt_onnx import backends
+
+DOUBLES = Path(__file__).parent / "doubles"
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +41,22 @@ def script_file(net, tmp_path):
     path = tmp_path / "net.pt"
     torch.jit.script(net).save(str(path))
     return path
+
+
+@pytest.fixture
+def tensorrt(monkeypatch, tmp_path):
+    """Lets `import tensorrt` give a recording double of a version, made from TensorRT's stubs; returns what was called since.
+
+    Builds run in a child process, which finds the double by the path, and writes down what is called.
+    """
+    path = tmp_path / "calls.jsonl"
+    backends.probed.cache_clear()
+
+    def install(version):
+        monkeypatch.syspath_prepend(DOUBLES / f"tensorrt_{version.replace('.', '_')}")
+        monkeypatch.setenv(recording.VARIABLE, str(path))
+        backends.probed.cache_clear()
+        return lambda: recording.read(path)
+
+    yield install
+    backends.probed.cache_clear()

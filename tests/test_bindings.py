@@ -158,6 +158,15 @@ class TestProfiles:
         assert (found.min_shape, found.opt_shape, found.max_shape) == ((1, 4), (2, 4), (6, 4))
 
 
+def test_one_dimension_of_the_model_has_one_range_in_all_inputs():
+    """TensorRT does not notice where it has two."""
+    model = parse("g (float[batch,4] x, float[batch,4] w) => (float[batch,4] y) { y = Add(x, w) }")
+    one, other = (Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(top, 4)) for top in (4, 5))
+    with pytest.raises(InputError, match=r"axis 0 of input 'x' and axis 0 of input 'w' are one dimension .*'batch'"):
+        convert(model, [one, other])
+    assert convert(model, [one, one]).report.comparison.ok
+
+
 class TestShapeTensors:
     IMAGE = Input(min_shape=(1, 3, 8, 8), opt_shape=(2, 3, 16, 16), max_shape=(4, 3, 32, 32))
 

@@ -180,3 +180,39 @@ def test_the_precisions_of_a_plan_are_those_of_the_conversion(script_file, rules
     assert {n["name"]: made[n["name"]] for n in planned if n["name"] in made and n["op"] != "Cast"} == {
         n["name"]: n["precision"] for n in planned if n["name"] in made and n["op"] != "Cast"
     }
+
+
+class TestFlagsOfOtherTools:
+    """A plan goes out as the command line of another tool, and a command line of that comes in."""
+
+    def saved(self, script_file, tmp_path):
+        words = ["convert", str(script_file), "-i", "image:1x3x8x8", "-p", "fp32,fp16", "--backend", "none"]
+        assert run(*words, "-o", str(tmp_path / "out")).exit_code == 0
+        return tmp_path / "out"
+
+    def test_a_saved_folder_is_written_as_flags_of_trtexec(self, script_file, tmp_path):
+        result = run("flags", str(self.saved(script_file, tmp_path)), "--for", "trtexec", "--tensorrt-version", "8.6")
+        assert result.exit_code == 0, result.output
+        assert "--fp16 " in result.stdout and "--precisionConstraints=prefer" in result.stdout
+        assert "/second/Conv:fp16" in result.stdout and "/first/Conv:fp32" in result.stdout
+
+    def test_and_comes_back_from_them_as_the_same_plan(self, script_file, tmp_path):
+        folder = self.saved(script_file, tmp_path)
+        line = tmp_path / "flags.txt"
+        line.write_text(run("flags", str(folder), "--for", "trtexec").stdout)
+        result = run("plan", str(folder / "model.onnx"), "--flags", str(line), "--json")
+        assert result.exit_code == 0, result.output
+        told = {node["name"]: node["precision"] for node in json.loads(result.stdout)["nodes"] if node["op"] != "Cast"}
+        report = json.loads((folder / "report.json").read_text())
+        planned = {n["name"]: n["precision"] for n in report["nodes"] if n["precision"] and n["op"] != "Cast"}
+        assert told == planned
+
+    def test_a_script_for_polygraphy_is_python(self, script_file, tmp_path):
+        result = run("flags", str(self.saved(script_file, tmp_path)), "--for", "polygraphy-script")
+        compile(result.stdout, "script.py", "exec")
+        assert "'/second/Conv'" in result.stdout or '"/second/Conv"' in result.stdout
+
+    def test_flags_that_trtexec_refuses_are_one_error(self, script_file):
+        result = run("plan", str(script_file), "-i", "image:1x3x8x8", "--flags", "trtexec --layerPrecisions=a")
+        assert result.exit_code == 1
+        assert "error: " in result.stderr and "layerPrecisions" in result.stderr

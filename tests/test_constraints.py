@@ -44,12 +44,28 @@ class TestWhoseLayerItIs:
         found = told([constant, layer(1, "fc", reads=("x", "c"))], node("fc"))
         assert found["(Unnamed Layer* 0) [Constant]"].precision == "HALF"
 
+    def test_the_last_layer_of_a_node_is_known_by_what_it_makes_whatever_reads_it(self):
+        bias = layer(1, "(Unnamed Layer* 1) [ElementWise]", "ELEMENTWISE", reads=("inner",))
+        back = layer(2, "cast", "CAST", reads=("y",), makes=[("z", "FLOAT")], casts=True)
+        found = told(
+            [layer(0, "fc", makes=[("inner", "FLOAT")]), bias, back],
+            node("fc"),
+            node("cast", "FLOAT", [("z", "FLOAT")]),
+        )
+        assert found["(Unnamed Layer* 1) [ElementWise]"].precision == "HALF"
+
+    def test_a_cast_says_nothing_of_what_it_reads(self):
+        made = layer(0, "(Unnamed Layer* 0) [Constant]", "CONSTANT", reads=(), makes=[("c", "FLOAT")])
+        back = layer(1, "cast", "CAST", reads=("c",), makes=[("z", "HALF")], casts=True)
+        found = told([made, back], node("cast", "HALF", [("z", "HALF")]))
+        assert "belongs to no node" in found["(Unnamed Layer* 0) [Constant]"].reason
+
     def test_or_else_with_the_one_that_makes_what_it_reads(self):
         after = layer(1, "(Unnamed Layer* 1) [Shuffle]", "SHUFFLE", reads=("y",), makes=[("z", "FLOAT")])
         assert told([layer(0, "fc"), after], node("fc"))["(Unnamed Layer* 1) [Shuffle]"].precision == "HALF"
 
     def test_a_layer_that_touches_no_node_is_told_nothing_and_why(self):
-        assert "belongs to no node" in told([layer(0, "lonely")], node("fc"))["lonely"].reason
+        assert "belongs to no node" in told([layer(0, "lonely", makes=[("q", "FLOAT")])], node("fc"))["lonely"].reason
 
 
 class TestWhatItIsTold:

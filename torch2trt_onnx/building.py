@@ -9,6 +9,7 @@ from torch2trt_onnx.backends import Backend, BuildResult, Request
 from torch2trt_onnx.backends.job import NodeJob
 from torch2trt_onnx.backends.layers import LABELS
 from torch2trt_onnx.errors import InputError, PrecisionError
+from torch2trt_onnx.formats import Shape
 from torch2trt_onnx.graph import Graph, producer
 from torch2trt_onnx.inputs import Input, Output, named_outputs
 from torch2trt_onnx.plan import NodePlan, PrecisionPlan
@@ -34,6 +35,7 @@ def request(
         InputError: its library has no such type of an output.
     """
     _refuse_missing_types(plan, backend)
+    _refuse_split_dimensions(graph, inputs)
     tensors = {t.name: t for t in (*graph.ir.inputs, *graph.ir.outputs)}
     typed_inputs = [i.bound_to(str(i.name), ElementType.of(onnx_type(tensors[str(i.name)]))) for i in inputs]
     typed_outputs, shapes = [], {}
@@ -103,6 +105,26 @@ def _refuse_missing_types(plan: PrecisionPlan, backend: Backend) -> None:
             why="; ".join(f"{p.value}: {', '.join(names)}" for p, names in lacking.items()),
             fix="leave it out of precisions, or retype those layers",
         )
+
+
+def _refuse_split_dimensions(graph: Graph, inputs: Sequence[Input]) -> None:
+    """One dimension of the model in two inputs with two ranges: TensorRT does not notice, and fails when the sizes differ at run time."""
+    shapes = {t.name: t.shape or () for t in graph.ir.inputs}
+    first: dict[str, tuple[str, list[Shape]]] = {}
+    for given in inputs:
+        for axis, symbol in enumerate(shapes[str(given.name)]):
+            if not isinstance(symbol, str):
+                continue
+            where = f"axis {axis} of input {given.name!r}"
+            ranges = [tuple(shape[axis] for shape in profile) for profile in given.profiles]
+            other, known = first.setdefault(symbol, (where, ranges))
+            count = max(len(ranges), len(known))
+            if ranges * (count // len(ranges)) != known * (count // len(known)):
+                raise InputError(
+                    f"{other} and {where} are one dimension of the model ({symbol!r}), and have different ranges",
+                    why=f"{known} and {ranges} (min, opt, max of each profile)",
+                    fix="give both the same, or names of their own in the model",
+                )
 
 
 def _refuse_reduced_outputs(outputs: Sequence[Output], precisions: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ prove the plan, where that was required; 4 converted and written, but the number
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -79,6 +80,9 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
             "-p", "--precisions", help="What the engine may use, such as fp32,fp16. Default: as the model is typed."
         ),
         click.option("--strict", is_flag=True, help="The precisions are exact, and the engine must prove each node's."),
+        click.option(
+            "--flags", help="A command line of trtexec or Polygraphy, or a file that holds one: what it asks for."
+        ),
         click.option("--rules", type=click.Path(path_type=Path), help="A TOML file of precisions for single nodes."),
         click.option(
             "--weightless",
@@ -127,26 +131,27 @@ def convert(**given: Any) -> None:
     from torch2trt_onnx.options import Options
     from torch2trt_onnx.tables import show
 
-    limit = given["memory_limit"]
-    options = Options(
-        exporter=given["exporter"],
-        opset=given["opset"],
-        compute_capabilities=given["capabilities"] or Options.compute_capabilities,
-        tf32=given["tf32"],
-        timeout=given["timeout"],
-        memory_limit=int(limit * 2**30) if limit else None,
-        compare=not given["no_compare"],
-        tolerance=given["tolerance"],
-    )
     try:
+        _take_flags(given)
+        limit = given["memory_limit"]
+        options = Options(
+            exporter=given["exporter"],
+            opset=given["opset"],
+            compute_capabilities=given["capabilities"] or Options.compute_capabilities,
+            tf32=given["tf32"],
+            timeout=given["timeout"],
+            memory_limit=int(limit * 2**30) if limit else None,
+            compare=not given["no_compare"],
+            tolerance=given["tolerance"],
+        )
         with _Progress() as progress, warnings.catch_warnings():
             warnings.simplefilter("ignore", ConversionWarning)  # they stand in the report
             conversion = run(
                 given["model"],
-                list(given["inputs"]) or None,
+                list(given["inputs"] or []) or None,
                 given["precisions"],
                 **{key: given[key] for key in ("strict", "rules", "weightless", "fidelity")},
-                outputs=list(given["outputs"]),
+                outputs=list(given["outputs"] or []),
                 backend=given["backend"],
                 options=options,
                 progress=progress,
@@ -168,6 +173,9 @@ def convert(**given: Any) -> None:
 
 @main.command()
 @_asking
+@click.option(
+    "--weak", is_flag=True, help="As for a weakly typed TensorRT (8.6 to 10), which chooses where the model is silent."
+)
 @click.option("--dry-run", is_flag=True, help="List the rules only, and the nodes that each one matches.")
 @click.option("--json", "as_json", is_flag=True)
 def plan(**given: Any) -> None:
@@ -185,6 +193,7 @@ def plan(**given: Any) -> None:
         compute_capabilities=given["capabilities"] or Options.compute_capabilities,
     )
     try:
+        _take_flags(given)
         asked = Asked(
             parse_precisions(given["precisions"]),
             given["strict"],
@@ -192,7 +201,7 @@ def plan(**given: Any) -> None:
             weightless=given["weightless"],
             fidelity=given["fidelity"],
         )
-        found = preview(given["model"], list(given["inputs"]) or None, asked, options)
+        found = preview(given["model"], list(given["inputs"] or []) or None, asked, options, weak=given["weak"])
     except ConversionError as error:
         _fail(error)
     if given["as_json"]:
@@ -221,6 +230,59 @@ def inspect(file: Path, what: tuple[str, ...], every: bool, as_json: bool) -> No
         click.echo(json.dumps(report.to_json(), indent=1))
     else:
         show(report, what or ("bindings", "layers", "casts"), every=every)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--for", "tool", type=click.Choice(["trtexec", "polygraphy", "polygraphy-script"]), required=True)
+@click.option("-i", "--input", "inputs", type=InputType(), multiple=True, help=INPUT_HELP)
+@click.option("--typing", type=click.Choice(["weak", "strong"]), default="weak", show_default=True)
+@click.option(
+    "--tensorrt-version", "version", default="10", show_default=True, help="Of the device, such as 8.6 or 11."
+)
+@click.option("--tf32", is_flag=True, help="Let fp32 matrix products run in TF32.")
+@click.option("--skip", is_flag=True, help="Leave out layers whose names trtexec cannot be told.")
+def flags(file: Path, tool: str, inputs: tuple[Input, ...], **how: Any) -> None:
+    """Print FILE's plan, an ONNX file or a saved folder, as a command line of trtexec or Polygraphy, or as its script."""
+    from torch2trt_onnx.inspection import read
+    from torch2trt_onnx.interop import say
+
+    model = file / "model.onnx" if file.is_dir() else file
+    try:
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always", ConversionWarning)
+            report = read(file)
+            how |= {"model": str(model), "engine": str(model.with_suffix(".engine"))}
+            text = say(tool, report.plan, report.bindings, inputs, **how)
+    except ConversionError as error:
+        _fail(error)
+    for note in notes:
+        click.echo(f"warning: {note.message}", err=True)
+    click.echo(text)
+
+
+def _take_flags(given: dict[str, Any]) -> None:
+    """Put what `--flags` asks for among the options; those on the command line win, and their rules come last."""
+    text = given.pop("flags")
+    if text is None:
+        return
+    from torch2trt_onnx.inspection import declared_bindings
+    from torch2trt_onnx.interop import read
+    from torch2trt_onnx.rules import parse_rules
+
+    found = read(Path(text) if os.path.isfile(text) else text)  # noqa: PTH113 - may be longer than a path can be
+    said = found.arguments(*declared_bindings(given["model"]))
+    for key in ("precisions", "inputs", "outputs"):
+        if key in given:
+            given[key] = given[key] or said[key]
+    given["strict"] = given["strict"] or said["strict"]
+    given["rules"] = (*said["rules"], *parse_rules(given["rules"]))
+    if "tf32" in given:
+        given["tf32"] = given["tf32"] or found.tf32
+    if found.typing and "backend" in given:
+        given["backend"] = given["backend"] or f"tensorrt-{found.typing}"
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
 
 
 @main.command()

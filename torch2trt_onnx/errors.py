@@ -8,6 +8,7 @@
     │   └── RuleError                a rule cannot be read, or asks for what no node can have
     ├── GraphError                   the ONNX graph is ill-typed or invalid
     │   └── PassError                a pass of this project failed on a node
+    ├── FlagError                    a command line of another tool cannot be read, or cannot say a plan
     ├── ComparisonError              the numbers could not be compared, although that was required
     ├── BackendError                 TensorRT said no
     │   ├── BackendMissingError      it is not installed, or cannot do this here
@@ -15,7 +16,10 @@
     │   ├── BuildError               its builder could not make an engine
     │   ├── BindingError             an engine's inputs and outputs are not what was asked for
     │   ├── InspectionError          what it tells of an engine is not told in a form that we know
+    │   ├── EngineError              an engine could not be loaded or run
+    │   ├── EngineMismatchError      a saved engine is not what its manifest says, or does not fit this TensorRT or this GPU
     │   └── WorkerError              the child process crashed, ran out of time, or out of memory
+    ├── ManifestError                a saved folder has no manifest, or one that cannot be read
     ├── ProofError                   strict, and the engine does not prove what was planned
     └── OutputError                  a file could not be written
 
@@ -70,6 +74,10 @@ class PassError(GraphError):
     """A pass of this project failed on a node."""
 
 
+class FlagError(ConversionError):
+    """A command line of another tool cannot be read, or cannot say a plan."""
+
+
 class ComparisonError(ConversionError):
     """The numbers could not be compared, although that was required."""
 
@@ -100,6 +108,18 @@ class InspectionError(BackendError):
 
 class WorkerError(BackendError):
     """The child process crashed, ran out of time, or out of memory."""
+
+
+class EngineError(BackendError):
+    """An engine could not be loaded, or not run."""
+
+
+class EngineMismatchError(BackendError):
+    """A saved engine is not what its manifest says, or does not fit the TensorRT or the GPU that is here."""
+
+
+class ManifestError(ConversionError):
+    """A saved folder has no manifest, or one that cannot be read."""
 
 
 class ProofError(ConversionError):

@@ -64,6 +64,25 @@ def _read_onnx(path: Path, model: onnx.ModelProto) -> Report:
         return Report(str(path), plan, nodes, bindings=graph_bindings(graph))
 
 
+def declared_bindings(path: Path) -> tuple[dict[str, tuple[int, ...] | None] | None, list[str] | None]:
+    """The inputs of an ONNX file, each with its shape where that is static, and the names of its outputs; None of another file, before
+    it is exported.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    model = source.load(path).onnx_model
+    if model is None:
+        return None, None
+    weights = {w.name for w in model.graph.initializer}
+    inputs: dict[str, tuple[int, ...] | None] = {}
+    for value in model.graph.input:
+        if value.name not in weights:
+            dims = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+            inputs[value.name] = dims if all(dims) else None
+    return inputs, [o.name for o in model.graph.output]
+
+
 def graph_bindings(graph: Graph) -> list[Binding]:
     """The inputs and outputs of a graph, a dynamic dimension as -1."""
     found = []

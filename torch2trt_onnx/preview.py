@@ -66,7 +66,7 @@ class Preview:
         }
 
 
-def preview(model: object, inputs: object, asked: Asked, options: Options) -> Preview:
+def preview(model: object, inputs: object, asked: Asked, options: Options, *, weak: bool = False) -> Preview:
     """Export a model and decide on its precisions, and stop there.
 
     Args:
@@ -74,6 +74,7 @@ def preview(model: object, inputs: object, asked: Asked, options: Options) -> Pr
         inputs: likewise.
         asked: what is asked of the precisions.
         options: the exporter, the opset and the devices count.
+        weak: whether it is for a weakly typed TensorRT (8.6 to 10), which chooses where the model gives no signal.
 
     Raises:
         ConversionError: the model cannot be exported or repaired. What is asked for in vain is told, and not raised.
@@ -87,7 +88,7 @@ def preview(model: object, inputs: object, asked: Asked, options: Options) -> Pr
         found = tuple(_matches(graph, asked.rules))
         shapes = {str(i.name): i.opt_shape for i in exported.inputs}
         try:
-            notes = planning.decide(graph, asked, shapes, options.compute_capabilities)
+            notes = planning.decide(graph, asked, shapes, options.compute_capabilities, compiler_chooses=weak)
         except PrecisionError as error:
             return Preview((), found, refusal=error)
         return Preview(tuple(_planned(graph)), found, tuple(notes))

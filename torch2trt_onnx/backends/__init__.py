@@ -39,20 +39,20 @@ class Backend:
     @property
     def title(self) -> str:
         """Product and version."""
-        return f"{library.TITLES[self.product]} {_probed(self.product)['version']}".strip()
+        return f"{library.TITLES[self.product]} {probed(self.product)['version']}".strip()
 
     @property
     def capabilities(self) -> Capabilities:
         """What its library can do, asked of its module in a child process."""
-        return Capabilities(**_probed(self.product)["capabilities"])
+        return Capabilities(**probed(self.product)["capabilities"])
 
     def missing(self) -> str:
         """Why it cannot be used here; "" where it can."""
         if not library.is_installed(self.product):
             return f"the module {library.MODULES[self.product]} is not installed"
-        probed = _probed(self.product)
-        if probed["problem"]:
-            return str(probed["problem"])
+        problem = str(probed(self.product)["problem"])
+        if problem:
+            return problem
         can = self.capabilities
         if not (can.weak if self.typing == "weak" else can.strong):
             return f"{self.title} has no {self.typing} typing"
@@ -136,7 +136,7 @@ def find_backend(name: str | None) -> Backend | None:
 
 
 @functools.cache
-def _probed(product: str) -> dict[str, Any]:
+def probed(product: str) -> dict[str, Any]:
     """What the library of a product says of itself, from a child process: it may crash where it finds no driver."""
     with tempfile.TemporaryDirectory(prefix="torch2trt_onnx-") as folder:
         try:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,10 +27,18 @@ def main(job_path: str) -> None:
     os.dup2(2, 1)  # TensorRT prints some errors past its logger
     threading.Thread(target=_die_with_parent, daemon=True).start()
     data = json.loads(Path(job_path).read_text())
-    result = probe(data["product"]) if set(data) == {"product"} else open_session(Job.from_json(data), channel).run()
+    try:
+        result = _done(data, channel)
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)  # an orderly end would wait for the thread that reads
     Path(job_path).with_name("result.json").write_text(json.dumps(result))
     channel.flush()
     os._exit(0)  # the result is on disk: what TensorRT does while it unloads cannot spoil it
+
+
+def _done(data: dict[str, Any], channel: TextIO) -> dict[str, Any]:
+    return probe(data["product"]) if set(data) == {"product"} else open_session(Job.from_json(data), channel).run()
 
 
 def _die_with_parent() -> None:

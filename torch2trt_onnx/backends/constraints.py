@@ -8,7 +8,7 @@ can be told are those of `ILayer::setPrecision` and `setOutputType` in NvInfer.h
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch2trt_onnx.backends.job import NodeJob
@@ -24,6 +24,7 @@ CONTROL = frozenset(
 )  # fmt: skip
 QUANTISERS = frozenset({"QUANTIZE", "DEQUANTIZE", "DYNAMIC_QUANTIZE"})
 CASTS = frozenset({"CAST", "IDENTITY"})
+"""The types of layers that a Cast becomes."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Layer:
         type: the name of its `LayerType`.
         reads: the names of the tensors that it reads.
         makes: (name, name of the type, whether it is a shape tensor) of each output.
-        casts: whether an output has another type than what it reads.
+        casts: whether it is a Cast: it alone may have an output of another type than what it reads.
     """
 
     index: int
@@ -78,46 +79,47 @@ def decide(layers: Sequence[Layer], nodes: Iterable[NodeJob]) -> list[Told]:
     return [_told(layer, owners.get(layer.index), types) for layer in layers]
 
 
-def owner(layer: Layer, plans: dict[str, NodeJob]) -> str:
-    """The ONNX node that a layer was made for; "" where its name tells none.
-
-    The parser names a layer after its node, and further layers of the same node with a number behind ("fc", "fc_7").
-    """
-    for name in METADATA.findall(layer.metadata):
-        if name.split(" | ")[0] in plans:
-            return str(name.split(" | ")[0])
-    for name in (layer.name, SUFFIX.sub("", layer.name)):
-        if name in plans:
-            return name
-    return ""
-
-
 def _owners(layers: Sequence[Layer], plans: dict[str, NodeJob]) -> dict[int, NodeJob]:
-    """Place of a layer -> its node. What the parser adds without a name (constants, broadcasts) goes with the layer that reads it, or
-    else with the one that makes what it reads."""
+    """Place of a layer -> its node.
+
+    The parser names a layer after its node, and further ones of the same node with a number behind ("fc", "fc_7") or not at all; the last
+    one makes the node's own output. What is left (constants, broadcasts) goes with the layer that reads it, or else with the one that
+    makes what it reads; but not with a Cast, which says nothing of what it reads.
+    """
+    makers = {tensor: node for node in plans.values() for tensor, _ in node.outputs}
     found: dict[int, NodeJob] = {}
     for layer in layers:
-        name = owner(layer, plans)
-        if name:
-            found[layer.index] = plans[name]
-    readers: dict[str, NodeJob] = {}
-    for layer in reversed(layers):
-        if layer.index not in found:
-            near = next((readers[name] for name, _, _ in layer.makes if name in readers), None)
-            if near is not None and near.precision:
-                found[layer.index] = replace(near, name="")
-        if layer.index in found:
-            for name in layer.reads:
-                readers.setdefault(name, found[layer.index])
-    makers: dict[str, NodeJob] = {}
+        name = _named(layer, plans)
+        node = plans[name] if name else next((makers[t] for t, _, _ in layer.makes if t in makers), None)
+        if node is not None:
+            found[layer.index] = node
+    _spread(reversed(layers), found, lambda layer: [t for t, _, _ in layer.makes], lambda layer: layer.reads)
+    _spread(layers, found, lambda layer: layer.reads, lambda layer: [t for t, _, _ in layer.makes])
+    return found
+
+
+def _named(layer: Layer, plans: dict[str, NodeJob]) -> str:
+    """The node that a layer's metadata or name tells; "" where neither does."""
+    told = [name.split(" | ")[0] for name in METADATA.findall(layer.metadata)]
+    return next((name for name in (*told, layer.name, SUFFIX.sub("", layer.name)) if name in plans), "")
+
+
+def _spread(
+    layers: Iterable[Layer],
+    found: dict[int, NodeJob],
+    near: Callable[[Layer], Iterable[str]],
+    far: Callable[[Layer], Iterable[str]],
+) -> None:
+    """Give each layer without a node that of the one beyond its `near` tensors, in an order that reaches those first."""
+    beyond: dict[str, NodeJob] = {}
     for layer in layers:
         if layer.index not in found:
-            near = next((makers[name] for name in layer.reads if name in makers), None)
-            if near is not None and near.precision:
-                found[layer.index] = replace(near, name="")
-        if layer.index in found:
-            makers.update((name, found[layer.index]) for name, _, _ in layer.makes)
-    return found
+            node = next((beyond[tensor] for tensor in near(layer) if tensor in beyond), None)
+            if node is not None and node.precision:
+                found[layer.index] = replace(node, name="")
+        if layer.index in found and not layer.casts:
+            for tensor in far(layer):
+                beyond.setdefault(tensor, found[layer.index])
 
 
 def _told(layer: Layer, node: NodeJob | None, types: dict[str, str]) -> Told:
@@ -144,7 +146,7 @@ def _reason(layer: Layer, node: NodeJob | None) -> str:
         return "it is the border of a loop or a condition, and computes nothing"
     if layer.type in QUANTISERS:
         return "Q/DQ says its types"
-    if layer.type in CASTS and layer.casts:
+    if layer.casts:
         return "a Cast says its types itself"
     if node is None:
         return "it belongs to no node of the graph"

@@ -213,7 +213,7 @@ def _error(told: dict[str, Any]) -> BackendError:
     text = "\n       ".join(dict.fromkeys(_plain(e["text"]) for e in errors))
     if told["stage"] == "bindings":
         return BindingError("the network's inputs are not what was given", why=text, fix="see the cause")
-    node = re.search(r"\[ONNX Layer: (.*?)\]|node ([^\s\]]+)", text)
+    node = re.search(r"\[ONNX Layer: (.*?)\]|node (\S+?)[.,)\]]*(?:\s|$)", text)
     return BuildError(
         "TensorRT cannot build the engine",
         where=next((f"node {g!r}" for g in node.groups() if g), None) if node else None,

@@ -130,8 +130,23 @@ class Session(ABC):
         self._seconds["parse"] = time.perf_counter() - start
         if not parsed or not self.network.num_outputs:
             raise RefusalError(
-                "parse", [_parser_error(self.parser.get_error(i)) for i in range(self.parser.num_errors)]
+                "parse", [self._parser_error(self.parser.get_error(i)) for i in range(self.parser.num_errors)]
             )
+
+    def _parser_error(self, error: tensorrt.ParserError) -> dict[str, str]:
+        read = {}
+        for key, method in (("code", "code"), ("node", "node_name"), ("operator", "node_operator"), ("text", "desc")):
+            try:
+                told = getattr(error, method, str)()
+                read[key] = str(getattr(told, "name", told))
+            except UnicodeDecodeError:
+                read[key] = "(not text)"
+        if not read["node"] and 0 <= error.node() < len(
+            self.job.nodes
+        ):  # TensorRT 8.6 tells the number of the node only
+            read["node"] = self.job.nodes[error.node()].name
+        read["text"] = read["text"].split("\n[checkMacros")[0]
+        return read
 
     def bind(self) -> None:
         """Allow each input and output its one format."""
@@ -201,18 +216,6 @@ class Session(ABC):
 def sizes(dims: tensorrt.Dims) -> list[int]:
     """A shape of TensorRT's."""
     return [int(dims[i]) for i in range(len(dims))]
-
-
-def _parser_error(error: tensorrt.ParserError) -> dict[str, str]:
-    read = {}
-    for key, method in (("code", "code"), ("node", "node_name"), ("operator", "node_operator"), ("text", "desc")):
-        try:
-            told = getattr(error, method, str)()  # TensorRT 8.6 tells the number of the node only
-            read[key] = str(getattr(told, "name", told))
-        except UnicodeDecodeError:
-            read[key] = "(not text)"
-    read["text"] = read["text"].split("\n[checkMacros")[0]
-    return read
 
 
 def _make_log(trt: Any) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import tensorrt as trt
 
-from torch2trt_onnx.backends.constraints import Layer, Told, decide
+from torch2trt_onnx.backends.constraints import CASTS, Layer, Told, decide
 from torch2trt_onnx.backends.engine_reader import EngineReader
 from torch2trt_onnx.backends.session import Constraint, RefusalError
 
@@ -88,5 +88,5 @@ def _view(index: int, layer: trt.ILayer) -> Layer:
         layer.type.name,
         tuple(t.name for t in reads),
         tuple((t.name, t.dtype.name, t.is_shape_tensor) for t in makes),
-        bool(reads and makes) and reads[0].dtype != makes[0].dtype,
+        layer.type.name in CASTS and bool(reads) and reads[0].dtype != makes[0].dtype,
     )

@@ -1,0 +1,1 @@
+"""Doubles of libraries that cannot be installed where the tests run."""
