@@ -111,6 +111,7 @@ class NodePlan:
         module: the path of the module that it comes from, where known.
         source: `file:line function`, where known.
         authored: the precision that the source gives it; "" where the node is not of the source.
+        tensors: the name of each output.
         quantized: "int8", "fp8" or "int4" where it multiplies what Q/DQ made; `precision` then is that of the tensors around.
     """
 
@@ -124,6 +125,7 @@ class NodePlan:
     source: str = ""
     authored: str = ""
     quantized: str = ""
+    tensors: tuple[str, ...] = ()
 
     @property
     def is_free(self) -> bool:
@@ -182,4 +184,5 @@ def _node_plan(node: Any) -> NodePlan:
         about["precision"] = label(compute_type(node))
         ours = f", where {about['reason']}" if about["origin"] != "cast" else ""
         about["reason"] = f"Cast from {given} to {to}{ours}"
-    return NodePlan(node.name, node.op, outputs=tuple(label(onnx_type(t)) for t in node.outputs), **about)
+    types = tuple(label(onnx_type(t)) for t in node.outputs)
+    return NodePlan(node.name, node.op, outputs=types, tensors=tuple(t.name for t in node.outputs), **about)

@@ -89,7 +89,8 @@ class Report:
         for row in data["nodes"]:
             network, layers = tuple(row.pop("network")), tuple(row.pop("layers"))
             proven = row.pop("verdict"), row.pop("evidence"), row.pop("inside")
-            nodes.append(NodeReport(NodePlan(**{**row, "outputs": tuple(row["outputs"])}), network, layers, *proven))
+            row |= {key: tuple(row[key]) for key in ("outputs", "tensors")}
+            nodes.append(NodeReport(NodePlan(**row), network, layers, *proven))
         compared = data["comparison"]
         if compared is not None:
             compared.pop("ok")

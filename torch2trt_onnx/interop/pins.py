@@ -28,11 +28,13 @@ class Pin:
         name: of the ONNX node, and of the first layer that TensorRT's parser makes of it.
         precision: "fp32", "fp16" or "bf16".
         outputs: the type of each of the node's outputs, "int64" and the like where it is no float.
+        tensors: the name of each.
     """
 
     name: str
     precision: str
     outputs: tuple[str, ...]
+    tensors: tuple[str, ...] = ()
 
     @property
     def output_types(self) -> tuple[str, ...]:
@@ -44,7 +46,7 @@ class Pin:
 
 def pins(plan: PrecisionPlan) -> list[Pin]:
     """The layers to tie down: they compute with a float, convert nothing, are not quantized, and the plan does not leave them free."""
-    return [Pin(node.name, node.precision, node.outputs) for node in plan.nodes if _is_tied(node)]
+    return [Pin(node.name, node.precision, node.outputs, node.tensors) for node in plan.nodes if _is_tied(node)]
 
 
 def _is_tied(node: NodePlan) -> bool:

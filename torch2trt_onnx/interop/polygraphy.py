@@ -42,7 +42,7 @@ def script(plan: PrecisionPlan, *, outputs: Sequence[object] = (), missing: str 
         raise FlagError(f"missing is {missing!r}", fix=f"use one of {', '.join(MISSING)}")
     template = importlib.resources.files("torch2trt_onnx.interop").joinpath("postprocess.py").read_text()
     ports = [Port.of(output) for output in outputs]
-    told = {pin.name: (pin.precision, pin.outputs) for pin in pins(plan)}
+    told = {pin.name: (pin.precision, dict(zip(pin.tensors, pin.outputs, strict=False))) for pin in pins(plan)}
     others = tuple(n.name for n in plan.nodes if n.name not in told and SUFFIX.sub("", n.name) in told)
     kinds = {p.name: p.dtype.label for p in ports if p.name and p.dtype is not None and p.dtype.label in FLOATS}
     constants = {"PINS": told, "OTHERS": others, "OUTPUTS": kinds, "MISSING_FAILS": missing == "fail"}

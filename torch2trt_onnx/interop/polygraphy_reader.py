@@ -252,7 +252,7 @@ def _range(name: str, profile: Sequence[Mapping[str, Shape]]) -> Range:
     return profile[0][name], profile[1][name], profile[2][name]
 
 
-def _planned(path: Path) -> dict[str, tuple[str, tuple[str, ...]]] | None:
+def _planned(path: Path) -> dict[str, tuple[str, dict[str, str]]] | None:
     """What a script of ours plans; None of another's, or where there is none."""
     try:
         body = ast.parse(path.read_text()).body

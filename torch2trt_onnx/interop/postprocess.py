@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-PINS: dict[str, tuple[str, tuple[str, ...]]] = {}
-"""ONNX node -> the precision that it computes in, and the type of each of its outputs."""
+PINS: dict[str, tuple[str, dict[str, str]]] = {}
+"""ONNX node -> the precision that it computes in, and the type of each tensor that it puts out."""
 
 OTHERS: tuple[str, ...] = ()
 """Nodes that are told nothing, and are called like a further layer of one that is ("Relu_1" beside "Relu")."""
@@ -59,10 +59,12 @@ def postprocess(network: Any) -> None:
 
 
 def _layers_of_nodes(layers: list[Any]) -> dict[str, list[Any]]:
-    """Planned node -> the layers that the parser made of it."""
+    """Planned node -> the layers that the parser made of it. The last of several may have no name, and makes what the node puts out."""
+    makers = {tensor: node for node, (_, kinds) in PINS.items() for tensor in kinds}
     found: dict[str, list[Any]] = {}
     for layer in layers:
-        node = _node(layer.name, str(getattr(layer, "metadata", "") or ""))
+        made = (makers.get(layer.get_output(i).name, "") for i in range(layer.num_outputs))
+        node = _node(layer.name, str(getattr(layer, "metadata", "") or "")) or next(filter(None, made), "")
         if node:
             found.setdefault(node, []).append(layer)
     return found
@@ -81,11 +83,11 @@ def _node(name: str, metadata: str) -> str:
 def _tell_node(node: str, layers: list[Any], types: dict[str, Any]) -> bool:
     """Tell the layers of a node its precision, where one of them can be told one."""
     precision, kinds = PINS[node]
-    told = [_tell(layer, types, precision, kinds if layer.name == node else ()) for layer in layers]
+    told = [_tell(layer, types, precision, kinds) for layer in layers]
     return any(told)
 
 
-def _tell(layer: Any, types: dict[str, Any], precision: str, kinds: tuple[str, ...]) -> bool:
+def _tell(layer: Any, types: dict[str, Any], precision: str, kinds: dict[str, str]) -> bool:
     """Tell a layer its precision, where it can be told one."""
     outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
     floats = [i for i, tensor in enumerate(outputs) if tensor is not None and _is_float(tensor, types)]
@@ -93,7 +95,7 @@ def _tell(layer: Any, types: dict[str, Any], precision: str, kinds: tuple[str, .
         return False
     layer.precision = _type(types, precision)
     for index in floats:
-        kind = kinds[index] if len(kinds) == len(outputs) else precision
+        kind = kinds.get(outputs[index].name, precision)
         layer.set_output_type(index, _type(types, kind if kind in FLOATS else precision))
     return True
 
