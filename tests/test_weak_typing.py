@@ -308,6 +308,11 @@ class TestTensorRT86:
         assert "'i', 'z': made an int32 binding (this TensorRT has no int64)" in told
         assert conversion.report.comparison.ok
 
+    def test_an_int64_output_that_is_asked_for_is_refused(self, run):
+        model = parse("g (float[4] x) => (int64 y) { y = ArgMax<keepdims=0>(x) }", opset=17)
+        with pytest.raises(InputError, match=r"output 'y' cannot be int64.*\n.*TensorRT 8.6.1 has no int64"):
+            run(model, None, None, "8.6", outputs=["int64"])
+
     def test_numbers_that_int32_cannot_hold_are_an_error(self, run):
         model = parse("g (int64[1] i) => (int64[1] y) <int64[1] big = {1099511627776}> { y = Add(i, big) }", opset=17)
         with pytest.raises(GraphError, match="1099511627776"):

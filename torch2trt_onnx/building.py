@@ -44,6 +44,11 @@ def request(
         typed.dtype = ElementType.of(onnx_type(tensor))
         typed_outputs.append(typed)
         shapes[tensor.name] = tuple(d if isinstance(d, int) else -1 for d in tensor.shape or ())
+    wide = [o.name for o in typed_outputs if o.dtype is not None and o.dtype.name == "int64"]
+    if wide and not backend.capabilities.int64:
+        raise InputError(
+            f"output {wide[0]!r} cannot be int64", why=f"{backend.title} has no int64", fix="ask for int32"
+        )
     precisions = _allowed(plan)
     if backend.typing == "weak":
         _refuse_reduced_outputs(typed_outputs, precisions)

@@ -12,33 +12,34 @@ import tempfile
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from torch2trt_onnx import building, compare, exporters, passes, pipeline, planning
-from torch2trt_onnx.backends import BuildResult, Progress, find_backend
+from torch2trt_onnx.backends import Progress, find_backend
 from torch2trt_onnx.compare import Comparison
-from torch2trt_onnx.errors import ConversionWarning, OutputError, PassError, PrecisionError, ProofError
+from torch2trt_onnx.errors import ConversionWarning, OutputError, PassError, PrecisionError
 from torch2trt_onnx.exporters import Exported, source
 from torch2trt_onnx.files import replace_atomically
+from torch2trt_onnx.gathering import gather
 from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.inputs import named_outputs
-from torch2trt_onnx.inspection import graph_bindings
 from torch2trt_onnx.options import Options
-from torch2trt_onnx.passes.match_pytorch import differences
 from torch2trt_onnx.plan import Asked, PrecisionPlan
 from torch2trt_onnx.precision import Precision, parse_precisions
-from torch2trt_onnx.proof import OVERRIDDEN, prove
-from torch2trt_onnx.report import NodeReport, Report, network_labels
+from torch2trt_onnx.report import Report
 from torch2trt_onnx.rules import parse_rules
 from torch2trt_onnx.weights import WeightStore
 
 if TYPE_CHECKING:
     import torch
+
+    from torch2trt_onnx.runtime import EngineModule
+    from torch2trt_onnx.signature import Signature
 
 INLINE_LIMIT = 2**31 - 2**20
 """Bytes of weights above which an ONNX file has them beside it: protobuf's limit, less the graph."""
@@ -130,23 +131,45 @@ def convert(
             with clock("build"):
                 built = chosen.build(job, options, folder, progress)
             notes += filter(None, [building.unused(plan, built), *building.untold(plan, built)])
-        report = _report(given.name, exported, graph, records, plan, comparison, built, notes)
+        report = gather(given.name, exported, graph, records, plan, comparison, built, notes)
         report.seconds = clock.seconds
         report.sizes = {"weights": weights.nbytes(graph.to_proto())}
         if built is not None:
             report.sizes["engine"] = built.engine.stat().st_size
-        conversion = Conversion(report, path, built.engine if built is not None else None)
+        conversion = Conversion(
+            report,
+            path,
+            built.engine if built is not None else None,
+            signature=exported.signature,
+            product=chosen.product if chosen is not None else "",
+        )
     for note in report.warnings:
         warnings.warn(note, ConversionWarning, stacklevel=2)
     return conversion
 
 
 class Conversion:
-    """The result of `convert`. Its files lie in a temporary folder that goes with it; `save` keeps them."""
+    """The result of `convert`. Its files lie in a temporary folder that goes with it; `save` keeps them.
 
-    def __init__(self, report: Report, onnx_path: Path, engine_path: Path | None) -> None:
-        self.report = report
-        self._onnx_path, self._engine_path = onnx_path, engine_path
+    Args:
+        report: what was planned, proven and compared.
+        onnx_path, engine_path: its files.
+        signature: what the source model takes and returns.
+        product: of the TensorRT that built the engine.
+    """
+
+    def __init__(
+        self,
+        report: Report,
+        onnx_path: Path,
+        engine_path: Path | None,
+        *,
+        signature: Signature | None = None,
+        product: str = "",
+    ) -> None:
+        self.report, self.signature = report, signature
+        self._onnx_path, self._engine_path, self._product = onnx_path, engine_path, product
+        self._runner: Callable[..., Any] | None = None
         self._cleanup = weakref.finalize(self, shutil.rmtree, onnx_path.parent, ignore_errors=True)
 
     @property
@@ -163,6 +186,29 @@ class Conversion:
     def engine(self) -> bytes:
         """The serialized engine; empty with backend="none". Read anew from the disk each time."""
         return self._engine_path.read_bytes() if self._engine_path is not None else b""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it on tensors of PyTorch, as the source model is called: the engine, where this machine has a GPU and a TensorRT for it, else
+        the final graph in ONNX Runtime on the CPU. The first such call says so, in a `ConversionWarning`.
+
+        Raises:
+            InputError: an argument is not as the engine takes it; see `runtime.Engine`.
+            EngineError: TensorRT or ONNX Runtime refuses to run.
+        """
+        if self._runner is None:
+            from torch2trt_onnx.runtime import fallback
+
+            self._runner, why = fallback.choose(self.engine, self._product, self._onnx_path, self.signature)
+            if why:
+                text = f"ONNX Runtime on the CPU computes the results of this conversion, not TensorRT: {why}"
+                warnings.warn(text, ConversionWarning, stacklevel=2)
+        return self._runner(*args, **kwargs)
+
+    def module(self) -> EngineModule:
+        """The conversion as an nn.Module, for places that want one."""
+        from torch2trt_onnx.runtime import EngineModule
+
+        return EngineModule(self)
 
     def save(self, directory: str | Path) -> Path:
         """Write `model.onnx` (from 2 GB on with `model.onnx.data`), `model.engine` and `report.json`, each whole or not at all.
@@ -264,106 +310,6 @@ def _source_runner(exported: Exported, graph: Graph, folder: Path) -> compare.Ru
         pipeline.run(before, [passes.BindInputs(exported.bindings)])
     path = before.write(folder / "given.onnx")
     return compare.onnx_runner(path, before, [str(i.name) for i in exported.inputs])
-
-
-def _report(
-    name: str,
-    exported: Exported,
-    graph: Graph,
-    records: Sequence[pipeline.PassRecord],
-    plan: PrecisionPlan,
-    comparison: Comparison | None,
-    built: BuildResult | None,
-    notes: Sequence[str],
-) -> Report:
-    """Put everything together, and judge it.
-
-    Raises:
-        ProofError: strict, and the engine does not prove the plan.
-    """
-    where: dict[str, list[str]] = {}
-    for layer in built.layers if built is not None else []:
-        for node in layer.nodes:
-            where.setdefault(node, []).append(layer.name)
-    network = built.network if built is not None else {}
-    proven = prove(graph.to_proto(), plan, built) if built is not None else {}
-    inside = differences(graph)
-    nodes = [
-        NodeReport(
-            n,
-            network_labels(network.get(n.name, [])),
-            tuple(where.get(n.name, ())),
-            *((proven[n.name].word, proven[n.name].evidence) if n.name in proven else ("", "")),
-            inside.get(n.name, ""),
-        )
-        for n in plan.nodes
-    ]
-    changes = [(r.name, c.node, c.action, c.why) for r in records if r.name != "AnnotatePrecision" for c in r.changes]
-    told = [*exported.warnings, *notes, *_summed(records)]
-    told += [f"the graph has no input {n!r}: nothing in it depends on it" for n in exported.lost]
-    if comparison is not None:
-        told += comparison.shapes
-        if not comparison.made:
-            told.append(f"the numbers were not compared: {comparison.reference.removeprefix('not made: ')}")
-        told += [
-            f"output {o.name!r} differs from the reference: {o.dtype} for {o.reference_dtype}, by {o.relative:.3g} "
-            f"(tolerance {comparison.tolerance:g})"
-            for o in comparison.outputs
-            if not o.ok
-        ]
-    report = Report(
-        name,
-        plan,
-        nodes,
-        changes,
-        told,
-        exported.lost,
-        comparison,
-        built.backend if built is not None else "",
-        built.layers if built is not None else [],
-        built.bindings if built is not None else graph_bindings(graph),
-        constraints=built.constraints if built is not None else [],
-        targets=built.targets if built is not None else (),
-    )
-    if plan.asked.strict and built is not None:
-        _require_proof(report)
-    report.warnings += [_departure(node) for node in nodes if node.differs or node.verdict == OVERRIDDEN]
-    return report
-
-
-def _require_proof(report: Report) -> None:
-    """Fail where the engine does not prove that each node runs as planned.
-
-    Raises:
-        ProofError: it names every such node, and the evidence.
-    """
-    lines = [_departure(node) for node in report.unproven()]
-    if lines:
-        raise ProofError(
-            f"When strict is True, the engine must prove each node's precision; {len(lines)} nodes are not as planned, or not proven",
-            why="\n       ".join(lines),
-            fix="a rule that gives these nodes what TensorRT runs them in, or no strict",
-        )
-
-
-def _departure(node: NodeReport) -> str:
-    """What the engine, or else the network, says against a node's plan."""
-    planned = "/".join(node.plan.outputs)
-    where = f"{node.plan.op} {node.plan.name!r}, planned {planned}"
-    if node.differs:
-        return f"{where}, is {'/'.join(node.network)} in TensorRT's network"
-    return f"{where}, is {node.verdict}: {node.evidence}"
-
-
-def _summed(records: Sequence[pipeline.PassRecord]) -> Iterator[str]:
-    """One warning for each kind of change that the user must hear of, with all nodes by name."""
-    kinds: dict[tuple[str, str], list[str]] = {}
-    for record in records:
-        for change in record.changes:
-            if change.warn:
-                kinds.setdefault((change.action, change.why), []).append(change.node)
-    for (action, why), names in kinds.items():
-        yield f"{', '.join(map(repr, names))}: {action} ({why})"
 
 
 @contextmanager

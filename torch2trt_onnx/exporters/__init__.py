@@ -22,6 +22,7 @@ from torch2trt_onnx.errors import ExportError, InputError
 from torch2trt_onnx.exporters.source import Source
 from torch2trt_onnx.inputs import Input
 from torch2trt_onnx.precision import ElementType, label
+from torch2trt_onnx.signature import Signature
 from torch2trt_onnx.weights import WeightStore
 
 if TYPE_CHECKING:
@@ -63,10 +64,12 @@ class Exported:
         lost: names of inputs that the graph does not have, because nothing in it uses them.
         bindings: input name -> ONNX type, where the user asked for another than the graph computes in.
         warnings: what the user must hear of.
+        signature: what the model takes and returns, by the names of the graph's inputs and outputs.
     """
 
     model: onnx.ModelProto
     inputs: list[Input]
+    signature: Signature
     eager: Callable[..., Sequence[torch.Tensor]] | None = None
     eager_inputs: list[Input] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -117,10 +120,13 @@ def export(
     notes += _worth_telling(caught)
     kept = {i.name for i in model.graph.input}
     lost = [str(i.name) for i in arguments.inputs if i.name not in kept]
+    signature = adapter.signature(lost, [o.name for o in model.graph.output])
+    notes += signature.notes
     own = [i.bound_to(str(i.name), ElementType.of(t.dtype)) for i, t in zip(arguments.inputs, tensors, strict=True)]
     return Exported(
         model,
         _in_graph_order(model, arguments.inputs),
+        signature,
         eager,
         own,
         lost,
@@ -213,7 +219,8 @@ def _from_onnx(model: onnx.ModelProto, source: Source, inputs: object, weights: 
         asked = given[name].dtype if name in given else None
         if asked is not None and asked.onnx != info.type.tensor_type.elem_type:
             bindings[name] = asked.onnx
-    return Exported(adopted, found, bindings=bindings)
+    signature = Signature.flat(list(declared), [o.name for o in adopted.graph.output])
+    return Exported(adopted, found, signature, bindings=bindings)
 
 
 def _named(inputs: object, names: list[str]) -> dict[str, Input]:

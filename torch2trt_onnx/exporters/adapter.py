@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from torch2trt_onnx.errors import InputError
 from torch2trt_onnx.inputs import Input
+from torch2trt_onnx.signature import Leaf, Record, Signature
 
 
 class Arguments:
@@ -29,14 +30,15 @@ class Arguments:
 
     Attributes:
         inputs: the Inputs, in the order of the leaves, each with a name.
+        parameters: the names of the positional parameters.
     """
 
     def __init__(self, inputs: object, module: torch.nn.Module) -> None:
         args, kwargs = _split(inputs)
-        parameters = _parameter_names(module)
+        self.parameters = parameters = _parameter_names(module)
         named = [(parameters[i] if i < len(parameters) else f"input_{i}", value) for i, value in enumerate(args)]
         self._check_call(module, len(args), kwargs)
-        paths, self.tree = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
+        paths, self.tree = _leaves((tuple(args), dict(kwargs)), ("kwargs", "input"))
         self.leaves: list[Any] = []
         self.slots: list[int] = []
         self.inputs: list[Input] = []
@@ -58,7 +60,7 @@ class Arguments:
         if not self.inputs:
             raise InputError("no input is a tensor", fix="pass at least one tensor or Input")
 
-    def fill(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def fill(self, tensors: Sequence[object]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` with these tensors in the places of the Inputs."""
         leaves = list(self.leaves)
         for slot, tensor in zip(self.slots, tensors, strict=True):
@@ -87,6 +89,7 @@ class FlatAdapter(torch.nn.Module):
 
     Attributes:
         output_names: the names of the results, from their place in what the model returns; known after the first call.
+        result: what the model returns, with a `Leaf` in the place of each tensor, where it is made of containers that let that stand there.
     """
 
     def __init__(self, module: torch.nn.Module, arguments: Arguments) -> None:
@@ -94,22 +97,56 @@ class FlatAdapter(torch.nn.Module):
         self.m = module
         self._arguments = arguments
         self.output_names: list[str] = []
+        self.result: Any = None
         self.training = False
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Call the model."""
         args, kwargs = self._arguments.fill(tensors)
         result = self.m(*args, **kwargs)
-        if hasattr(result, "to_tuple") and isinstance(result, Mapping):
+        is_record = hasattr(result, "to_tuple") and isinstance(result, Mapping)
+        if is_record:
             result = dict(result)  # a model output of transformers: a dict with attributes
         found: dict[str, torch.Tensor] = {}
         taken = {str(i.name) for i in self._arguments.inputs}
-        for path, leaf in pytree.tree_flatten_with_path(result)[0]:
+        paths, tree = _leaves(result)
+        places: list[Any] = []
+        for path, leaf in paths:
             if isinstance(leaf, torch.Tensor):
                 name = _output_name(path)
-                found[unique(f"output_{name}" if name in taken else name, {*found, *taken})] = leaf
+                name = unique(f"output_{name}" if name in taken else name, {*found, *taken})
+                found[name] = leaf
+                leaf = Leaf(name)
+            places.append(leaf)
         self.output_names = list(found)
+        self.result = _unflattened(places, tree)
+        if is_record:
+            self.result = Record(self.result)
         return tuple(found.values())
+
+    def signature(self, lost: Sequence[str], outputs: Sequence[str]) -> Signature:
+        """What the model takes and returns; known after the first call.
+
+        Args:
+            lost: the inputs that the graph does not have.
+            outputs: the names that the graph has for the results, in their order.
+        """
+        names = [str(i.name) for i in self._arguments.inputs]
+        try:
+            args, kwargs = self._arguments.fill([Leaf(name) for name in names])
+        except Exception:  # a container of the user's own, which takes tensors only
+            args, kwargs = (), {}
+        described = Signature.of(
+            args,
+            kwargs,
+            self.result,
+            inputs=names,
+            outputs=self.output_names,
+            parameters=self._arguments.parameters,
+            defaults=_defaults(self.m),
+            lost=lost,
+        )
+        return described.with_outputs(dict(zip(self.output_names, outputs, strict=True)))
 
 
 @contextlib.contextmanager
@@ -153,6 +190,40 @@ def _parameter_names(module: torch.nn.Module) -> list[str]:
     except ValueError:
         return []
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _defaults(module: torch.nn.Module) -> dict[str, Any]:
+    """The values that parameters of `forward` have where they are not given."""
+    if isinstance(module, torch.jit.ScriptModule):
+        schema: Any = module.forward
+        return {a.name: a.default_value for a in schema.schema.arguments[1:] if a.has_default_value()}
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except ValueError:
+        return {}
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _leaves(tree: Any, stem: tuple[str, ...] = ()) -> tuple[list[tuple[tuple[Any, ...], Any]], pytree.TreeSpec]:
+    """The leaves of a tree with their paths, and its structure.
+
+    Args:
+        tree: any.
+        stem: stands before a number in the paths where a container of the user's own has no keys.
+    """
+    try:
+        return pytree.tree_flatten_with_path(tree)
+    except ValueError:
+        leaves, structure = pytree.tree_flatten(tree)
+        return [((*stem, index), leaf) for index, leaf in enumerate(leaves)], structure
+
+
+def _unflattened(leaves: Sequence[Any], tree: pytree.TreeSpec) -> Any:
+    """A tree with these leaves; None where it has a container of the user's own, which takes tensors only."""
+    try:
+        return pytree.tree_unflatten(leaves, tree)
+    except Exception:
+        return None
 
 
 def _leaf_name(path: tuple[Any, ...], named: list[tuple[str, Any]]) -> str:

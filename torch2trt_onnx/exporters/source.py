@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from torch2trt_onnx import wire
+from torch2trt_onnx import hashing, wire
 from torch2trt_onnx.errors import SourceError
+from torch2trt_onnx.hashing import Fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,32 @@ def load(model: object) -> Source:
         f"a {type(model).__name__} is not a model that we can convert",
         fix="pass an nn.Module, a ScriptModule, an ExportedProgram, a ModelProto, or the path of a TorchScript or ONNX file",
     )
+
+
+def fingerprint(model: object) -> Fingerprint | None:
+    """The hash of what `convert` takes: of the bytes of a TorchScript file, of the graph and the weights of an ONNX model.
+
+    None for a module in memory and an ExportedProgram: their code has no hash. Their exported graph has one.
+
+    Raises:
+        SourceError: the path does not exist, or is no model; or its external weights cannot be read.
+    """
+    if isinstance(model, onnx.ModelProto):
+        return hashing.fingerprint(model)
+    if not isinstance(model, (str, os.PathLike)):
+        return None
+    path = Path(model)
+    try:
+        if not path.is_file():
+            raise SourceError("there is no such file", where=str(path))
+        before = hashing.stamp(path)
+        if path.suffix != ".onnx" and zipfile.is_zipfile(path):
+            return Fingerprint(hashing.hash_file(path), (before,))
+        found = _load_file(path)
+    except OSError as error:
+        raise SourceError("the file cannot be read", where=str(model), why=error.strerror or str(error)) from error
+    assert found.onnx_model is not None
+    return hashing.fingerprint(found.onnx_model, found.onnx_folder, [before])
 
 
 def _load_file(path: Path) -> Source:
