@@ -10,21 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch2trt_onnx.backends import Backend, find_backend
-    from torch2trt_onnx.conversion import Conversion, convert
+    from torch2trt_onnx.conversion import convert
     from torch2trt_onnx.errors import ConversionError, ConversionWarning
     from torch2trt_onnx.inputs import Input, Output
     from torch2trt_onnx.options import Options
     from torch2trt_onnx.plan import NodePlan, PrecisionPlan
     from torch2trt_onnx.precision import Precision
     from torch2trt_onnx.report import Report
+    from torch2trt_onnx.result import Conversion
+    from torch2trt_onnx.runtime import Engine
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Backend": "backends",
-    "Conversion": "conversion",
+    "Conversion": "result",
     "ConversionError": "errors",
     "ConversionWarning": "errors",
+    "Engine": "runtime",
     "Input": "inputs",
     "NodePlan": "plan",
     "Options": "options",
@@ -41,6 +44,7 @@ __all__ = [
     "Conversion",
     "ConversionError",
     "ConversionWarning",
+    "Engine",
     "Input",
     "NodePlan",
     "Options",

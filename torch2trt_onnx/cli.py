@@ -119,6 +119,7 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--output-binding", "outputs", type=OutputType(), multiple=True, help=OUTPUT_HELP)
 @click.option("--backend", type=click.Choice(BACKENDS), help="none stops at the ONNX file. Default: what is installed.")
+@click.option("--cache", type=FOLDER, help="A folder of earlier conversions: what was made before is taken from it.")
 @click.option("--tf32", is_flag=True, help="Let fp32 matrix products run in TF32.")
 @click.option("--timeout", type=float, default=3600.0, show_default=True, help="Of the build, in seconds.")
 @click.option("--memory-limit", type=float, help="Of the build, in GiB. Default: nine tenths of what is free.")
@@ -154,6 +155,7 @@ def convert(**given: Any) -> None:
                 outputs=list(given["outputs"] or []),
                 backend=given["backend"],
                 options=options,
+                cache=given["cache"],
                 progress=progress,
             )
             conversion.save(given["output"])
@@ -283,6 +285,29 @@ def _take_flags(given: dict[str, Any]) -> None:
         given["backend"] = given["backend"] or f"tensorrt-{found.typing}"
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--device", help="A compute capability, such as 8.9. Default: that of the GPU, where there is one.")
+@click.option("--json", "as_json", is_flag=True)
+def check(folder: Path, device: str | None, as_json: bool) -> None:
+    """Check a saved FOLDER against its manifest: files, hashes, TensorRT's version, GPU. Exit with 1 where something does not fit."""
+    from torch2trt_onnx.backends import own_capability
+    from torch2trt_onnx.manifest import Manifest
+
+    try:
+        manifest = Manifest.read(folder)
+        device = device or next(iter(own_capability()), None)
+        if as_json:
+            found = manifest.mismatches(folder, device=device, every=True)
+            click.echo(json.dumps([vars(mismatch) for mismatch in found], indent=1))
+            sys.exit(FAILED if found else 0)
+        manifest.check(folder, device=device, every=True)
+    except ConversionError as error:
+        _fail(error)
+    gpu = f"GPU {device}" if device else "no GPU was asked"
+    click.echo(f"{folder}: {len(manifest.files)} files are as they were saved, and fit what is here ({gpu})")
 
 
 @main.command()

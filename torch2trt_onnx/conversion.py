@@ -6,43 +6,36 @@ Not named after its function: importing a module `torch2trt_onnx.convert` would 
 from __future__ import annotations
 
 import gc
-import json
-import shutil
-import tempfile
 import time
-import warnings
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
 
-from torch2trt_onnx import building, compare, exporters, passes, pipeline, planning
+from torch2trt_onnx import building, compare, exporters, identity, passes, pipeline, planning
 from torch2trt_onnx.backends import Progress, find_backend
 from torch2trt_onnx.compare import Comparison
-from torch2trt_onnx.errors import ConversionWarning, OutputError, PassError, PrecisionError
+from torch2trt_onnx.errors import PassError, PrecisionError
 from torch2trt_onnx.exporters import Exported, source
-from torch2trt_onnx.files import replace_atomically
 from torch2trt_onnx.gathering import gather
 from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.inputs import named_outputs
+from torch2trt_onnx.manifest import Manifest
 from torch2trt_onnx.options import Options
 from torch2trt_onnx.plan import Asked, PrecisionPlan
 from torch2trt_onnx.precision import Precision, parse_precisions
 from torch2trt_onnx.report import Report
+from torch2trt_onnx.result import Conversion, disk_errors, warn, workspace
 from torch2trt_onnx.rules import parse_rules
+from torch2trt_onnx.shelf import Shelf
 from torch2trt_onnx.weights import WeightStore
 
 if TYPE_CHECKING:
     import torch
 
-    from torch2trt_onnx.runtime import EngineModule
-    from torch2trt_onnx.signature import Signature
-
-INLINE_LIMIT = 2**31 - 2**20
-"""Bytes of weights above which an ONNX file has them beside it: protobuf's limit, less the graph."""
 
 OLD_OPSET = 17
 """What the parser of a TensorRT without int64 (8.6) reads: its release notes say up to 17, and from 18 on Reduce operators take their axes
@@ -62,6 +55,7 @@ def convert(
     outputs: object = None,
     backend: str | None = None,
     options: Options | None = None,
+    cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
     """Convert a PyTorch or ONNX model to a TensorRT engine, in the precisions that its author chose.
@@ -81,6 +75,7 @@ def convert(
         backend: None: what can be used here; "rtx"; "tensorrt" (strongly typed from 10 on), "tensorrt-strong", "tensorrt-weak" (8.6 to 10);
             "none": stop at the final ONNX graph.
         options: see `Options`.
+        cache: a folder of earlier conversions (`Cache`): what was made from the same model, inputs, options and versions is taken from it.
         progress: called with `phase`, `step` and `steps` as each step begins, and while TensorRT builds.
 
     Returns:
@@ -95,14 +90,27 @@ def convert(
     chosen = find_backend(backend)
     targets = chosen.targets(options) if chosen is not None else options.compute_capabilities
     has_int64 = chosen is None or chosen.capabilities.int64
+    key = partial(
+        identity.key,
+        inputs=inputs,
+        outputs=outputs,
+        asked=asked,
+        options=options,
+        engine=identity.engine_facts(chosen, options),
+    )
     clock = _Clock(progress)
-    with _workspace() as folder, _disk_errors(folder):
+    with workspace() as folder, disk_errors(folder):
         weights = WeightStore(folder)
         with clock("load"):
+            shelf = Shelf(cache, model, key)
+            if (known := shelf.find(folder)) is not None:
+                return known
             given = source.load(model)
         with clock("export"):
             opset = options.opset or asked.opset or (None if has_int64 else OLD_OPSET)
             exported = exporters.export(given, inputs, weights, exporter=options.exporter, opset=opset)
+            if (known := shelf.find(folder, exported)) is not None:
+                return known
             wanted = named_outputs(outputs, [o.name for o in exported.model.graph.output])
         with clock("passes"), _paused_gc():
             graph = Graph(exported.model, weights)
@@ -132,101 +140,30 @@ def convert(
                 built = chosen.build(job, options, folder, progress)
             notes += filter(None, [building.unused(plan, built), *building.untold(plan, built)])
         report = gather(given.name, exported, graph, records, plan, comparison, built, notes)
-        report.seconds = clock.seconds
-        report.sizes = {"weights": weights.nbytes(graph.to_proto())}
-        if built is not None:
-            report.sizes["engine"] = built.engine.stat().st_size
+        engine = built.engine if built is not None else None
+        _measure(report, clock.seconds, weights.nbytes(graph.to_proto()), engine)
         conversion = Conversion(
             report,
             path,
-            built.engine if built is not None else None,
+            engine,
             signature=exported.signature,
             product=chosen.product if chosen is not None else "",
+            manifest=Manifest.of(
+                report,
+                options,
+                chosen,
+                source_sha256=shelf.mark.sha256 if shelf.mark is not None else None,
+                signature=exported.signature.to_json(),
+            ),
         )
-    for note in report.warnings:
-        warnings.warn(note, ConversionWarning, stacklevel=2)
-    return conversion
+    warn(report)
+    return shelf.keep(conversion)
 
 
-class Conversion:
-    """The result of `convert`. Its files lie in a temporary folder that goes with it; `save` keeps them.
-
-    Args:
-        report: what was planned, proven and compared.
-        onnx_path, engine_path: its files.
-        signature: what the source model takes and returns.
-        product: of the TensorRT that built the engine.
-    """
-
-    def __init__(
-        self,
-        report: Report,
-        onnx_path: Path,
-        engine_path: Path | None,
-        *,
-        signature: Signature | None = None,
-        product: str = "",
-    ) -> None:
-        self.report, self.signature = report, signature
-        self._onnx_path, self._engine_path, self._product = onnx_path, engine_path, product
-        self._runner: Callable[..., Any] | None = None
-        self._cleanup = weakref.finalize(self, shutil.rmtree, onnx_path.parent, ignore_errors=True)
-
-    @property
-    def plan(self) -> PrecisionPlan:
-        """Which precision each node runs in, and why."""
-        return self.report.plan
-
-    @property
-    def onnx(self) -> onnx.ModelProto:
-        """The final graph, with its weights inside: read anew from the disk each time."""
-        return onnx.load(self._onnx_path)
-
-    @property
-    def engine(self) -> bytes:
-        """The serialized engine; empty with backend="none". Read anew from the disk each time."""
-        return self._engine_path.read_bytes() if self._engine_path is not None else b""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run it on tensors of PyTorch, as the source model is called: the engine, where this machine has a GPU and a TensorRT for it, else
-        the final graph in ONNX Runtime on the CPU. The first such call says so, in a `ConversionWarning`.
-
-        Raises:
-            InputError: an argument is not as the engine takes it; see `runtime.Engine`.
-            EngineError: TensorRT or ONNX Runtime refuses to run.
-        """
-        if self._runner is None:
-            from torch2trt_onnx.runtime import fallback
-
-            self._runner, why = fallback.choose(self.engine, self._product, self._onnx_path, self.signature)
-            if why:
-                text = f"ONNX Runtime on the CPU computes the results of this conversion, not TensorRT: {why}"
-                warnings.warn(text, ConversionWarning, stacklevel=2)
-        return self._runner(*args, **kwargs)
-
-    def module(self) -> EngineModule:
-        """The conversion as an nn.Module, for places that want one."""
-        from torch2trt_onnx.runtime import EngineModule
-
-        return EngineModule(self)
-
-    def save(self, directory: str | Path) -> Path:
-        """Write `model.onnx` (from 2 GB on with `model.onnx.data`), `model.engine` and `report.json`, each whole or not at all.
-
-        Raises:
-            OutputError: the folder cannot be made or written, or the disk is full; files that were there before are as they were.
-        """
-        directory = Path(directory)
-        with _disk_errors(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-            with replace_atomically(directory) as fresh:
-                store = WeightStore.opened(self._onnx_path.parent)
-                model = onnx.load(self._onnx_path, load_external_data=False)
-                store.save(model, fresh / "model.onnx", inline_below=INLINE_LIMIT)
-                if self._engine_path is not None:
-                    (fresh / "model.engine").write_bytes(self.engine)
-                (fresh / "report.json").write_text(json.dumps(self.report.to_json(), indent=1))
-        return directory
+def _measure(report: Report, seconds: dict[str, float], weights: int, engine: Path | None) -> None:
+    report.seconds, report.sizes = seconds, {"weights": weights}
+    if engine is not None:
+        report.sizes["engine"] = engine.stat().st_size
 
 
 def _refuse_fidelity(asked: Asked) -> None:
@@ -313,17 +250,6 @@ def _source_runner(exported: Exported, graph: Graph, folder: Path) -> compare.Ru
 
 
 @contextmanager
-def _workspace() -> Iterator[Path]:
-    """A temporary folder, which a `Conversion` takes over where the block ends well, and which is removed where it does not."""
-    folder = Path(tempfile.mkdtemp(prefix="torch2trt_onnx-"))
-    try:
-        yield folder
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-@contextmanager
 def _paused_gc() -> Iterator[None]:
     """No cyclic garbage collection while graphs are built, and one when they are done with.
 
@@ -356,17 +282,3 @@ class _Clock:
             yield
         finally:
             self.seconds[step] = time.perf_counter() - start
-
-
-@contextmanager
-def _disk_errors(where: Path) -> Iterator[None]:
-    """What the operating system says of a file as an error of ours."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            "a file could not be written",
-            where=str(error.filename or where),
-            why=error.strerror or str(error),
-            fix="free space (the temporary folder needs about 3 times the weights; TMPDIR moves it), or choose another folder",
-        ) from error

@@ -23,7 +23,9 @@ def replace_atomically(directory: Path) -> Iterator[Path]:
     fresh = Path(tempfile.mkdtemp(prefix=".torch2trt_onnx-", dir=directory))
     try:
         yield fresh
-        files = sorted(fresh.iterdir(), key=lambda path: (path.suffix != ".data", path.name))
+        files = sorted(
+            fresh.iterdir(), key=lambda path: (path.suffix != ".data", path.name == "manifest.json", path.name)
+        )
         for path in files:
             with path.open("rb") as file:
                 os.fsync(file.fileno())

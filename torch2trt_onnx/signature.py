@@ -1,49 +1,20 @@
-"""What the source model takes and returns: trees whose leaves name inputs and outputs of the graph.
-
-A tree is made of the model's own containers, with a `Leaf` where it has a tensor, and the value itself where it has a constant (None, a
-flag). As JSON it comes back equal, and nothing is imported by name for it: a named tuple comes back as one of the same fields, made anew.
-What is a dict with attributes (the model outputs of transformers) is a `Record`, before and after.
-"""
+"""What the source model takes and returns: trees (see `trees`) whose leaves name inputs and outputs of the graph."""
 
 from __future__ import annotations
 
-import collections
-import functools
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch2trt_onnx.errors import InputError, SourceError
+from torch2trt_onnx.trees import Leaf, Record, decoded, encoded, is_plain, is_size, is_tensor, leaves, mapped, normal
 
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["Leaf", "Record", "Signature"]
+
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """The place of a tensor. `name` is that of the input or output of the graph."""
-
-    name: str
-
-
-class Record(dict[str, Any]):
-    """A dict whose values are attributes as well, and items by number, as the model outputs of transformers are."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
-
-    def __getitem__(self, key: Any) -> Any:
-        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """The values, in their order."""
-        return tuple(self.values())
 
 
 @dataclass(frozen=True)
@@ -51,7 +22,7 @@ class Signature:
     """What a model takes and returns.
 
     Args:
-        args: positional arguments; see the module for what a tree is.
+        args: positional arguments, as a tree.
         kwargs: keyword arguments.
         result: what it returns.
         parameters: the names of the model's positional parameters, so that a caller may give either by place or by name.
@@ -88,15 +59,15 @@ class Signature:
             inputs, outputs: the names of the leaves, in their order.
         """
         notes = []
-        args, kwargs, result = (_normal(tree) for tree in (args, dict(kwargs), result))
+        args, kwargs, result = (normal(tree) for tree in (args, dict(kwargs), result))
         found = [leaf.name for leaf in leaves((args, kwargs))]
-        if sorted(found) != sorted(inputs) or not _is_plain((args, kwargs)):
+        if sorted(found) != sorted(inputs) or not is_plain((args, kwargs)):
             notes.append(_flat("takes", "positional arguments", inputs))
             args, kwargs, parameters, defaults = tuple(map(Leaf, inputs)), {}, inputs, {}
-        if sorted(leaf.name for leaf in leaves(result)) != sorted(outputs) or not _is_plain(result):
+        if sorted(leaf.name for leaf in leaves(result)) != sorted(outputs) or not is_plain(result):
             notes.append(_flat("returns", "a tuple", outputs))
             result = tuple(map(Leaf, outputs))
-        plain = {name: value for name, value in (defaults or {}).items() if _is_plain(value)}
+        plain = {name: value for name, value in (defaults or {}).items() if is_plain(value)}
         return cls(args, kwargs, result, tuple(parameters), plain, tuple(lost), tuple(notes))
 
     @classmethod
@@ -107,7 +78,7 @@ class Signature:
 
     def with_outputs(self, names: Mapping[str, str]) -> Signature:
         """The same signature, where the graph has other names for its outputs."""
-        return replace(self, result=_mapped(self.result, lambda leaf: Leaf(names.get(leaf.name, leaf.name))))
+        return replace(self, result=mapped(self.result, lambda leaf: Leaf(names.get(leaf.name, leaf.name))))
 
     def without(self, names: Collection[str]) -> Signature:
         """The same signature, where the graph does not have these inputs either."""
@@ -151,17 +122,17 @@ class Signature:
         missing = [name for name in self.outputs if name not in outputs]
         if missing:
             raise InputError(f"the output {missing[0]!r} is missing", fix=f"there are {', '.join(outputs)}")
-        return _mapped(self.result, lambda leaf: outputs[leaf.name])
+        return mapped(self.result, lambda leaf: outputs[leaf.name])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` takes."""
         return {
             "version": VERSION,
-            "args": _encoded(tuple(self.args)),
-            "kwargs": _encoded(dict(self.kwargs)),
-            "result": _encoded(self.result),
+            "args": encoded(tuple(self.args)),
+            "kwargs": encoded(dict(self.kwargs)),
+            "result": encoded(self.result),
             "parameters": list(self.parameters),
-            "defaults": _encoded(dict(self.defaults)),
+            "defaults": encoded(dict(self.defaults)),
             "lost": list(self.lost),
             "notes": list(self.notes),
         }
@@ -176,7 +147,7 @@ class Signature:
         try:
             if data["version"] != VERSION:
                 raise ValueError(f"it is of version {data['version']}, and this library reads version {VERSION}")
-            args, kwargs, result, defaults = (_decoded(data[k]) for k in ("args", "kwargs", "result", "defaults"))
+            args, kwargs, result, defaults = (decoded(data[k]) for k in ("args", "kwargs", "result", "defaults"))
             words = (tuple(map(str, data[k])) for k in ("parameters", "lost", "notes"))
             parameters, lost, notes = words
             return cls(tuple(args), dict(kwargs), result, parameters, dict(defaults), lost, notes)
@@ -203,9 +174,9 @@ class Signature:
     def _match(self, tree: Any, given: Any, where: str, found: dict[str, torch.Tensor]) -> None:
         """Walk the tree and what was given side by side, and collect the tensors."""
         if isinstance(tree, Leaf):
-            if not _is_tensor(given) and tree.name not in self.lost:
+            if not is_tensor(given) and tree.name not in self.lost:
                 raise _unlike(where, "a tensor", given)
-            if _is_tensor(given):
+            if is_tensor(given):
                 found[tree.name] = given
         elif isinstance(tree, Mapping):
             if not isinstance(given, Mapping):
@@ -214,179 +185,18 @@ class Signature:
                 raise _unlike(where, f"a dict with {_keys(tree)}", f"one with {_keys(given)}")
             for key, value in tree.items():
                 self._match(value, given[key], f"{where}[{key!r}]", found)
-        elif isinstance(tree, (tuple, list)) and not _is_size(tree):
+        elif isinstance(tree, (tuple, list)) and not is_size(tree):
             if not isinstance(given, (tuple, list)) or len(given) != len(tree):
                 size = f"one of {len(given)}" if isinstance(given, (tuple, list)) else given
                 raise _unlike(where, f"a {type(tree).__name__} of {len(tree)}", size)
             for index, value in enumerate(tree):
                 self._match(value, given[index], f"{where}[{index}]", found)
-        elif _is_tensor(given) or not _equal(tree, given):
+        elif is_tensor(given) or not _equal(tree, given):
             raise InputError(
                 f"the argument {where} is {_shown(given)}, and the graph was made with {tree!r}",
                 why="what is not a tensor is a constant in the graph",
                 fix=f"pass {tree!r}, or convert the model with the other value",
             )
-
-
-def leaves(tree: Any) -> Iterator[Leaf]:
-    """The leaves of a tree, in their order."""
-    if isinstance(tree, Leaf):
-        yield tree
-    elif isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from leaves(value)
-    elif isinstance(tree, (tuple, list)):
-        for value in tree:
-            yield from leaves(value)
-
-
-def _mapped(tree: Any, put: Callable[[Leaf], Any]) -> Any:
-    """A tree like this one, with something else in the places of the leaves."""
-    if isinstance(tree, Leaf):
-        return put(tree)
-    if isinstance(tree, collections.defaultdict):
-        return collections.defaultdict(tree.default_factory, {k: _mapped(v, put) for k, v in tree.items()})
-    if type(tree) in _DICTS:
-        return type(tree)((key, _mapped(value, put)) for key, value in tree.items())
-    if not isinstance(tree, (tuple, list)) or _is_size(tree):
-        return tree
-    items = [_mapped(value, put) for value in tree]
-    if hasattr(tree, "_make"):
-        return type(tree)._make(items)
-    return type(tree)(items)  # lists, tuples, and what torch.max and its like return
-
-
-def _normal(tree: Any) -> Any:
-    """A tree with a `Record` in place of each dict that has attributes."""
-    if isinstance(tree, Mapping) and hasattr(tree, "to_tuple"):
-        return Record((str(key), _normal(value)) for key, value in tree.items())
-    if isinstance(tree, collections.defaultdict):
-        return collections.defaultdict(tree.default_factory, {key: _normal(value) for key, value in tree.items()})
-    if type(tree) in _DICTS:
-        return type(tree)((key, _normal(value)) for key, value in tree.items())
-    if type(tree) in (list, tuple):
-        return type(tree)(map(_normal, tree))
-    if _fields(tree) and not _is_size(tree):
-        items = list(map(_normal, tree))
-        return type(tree)._make(items) if hasattr(tree, "_make") else type(tree)(items)
-    return tree
-
-
-_DICTS = (dict, collections.OrderedDict, Record)
-
-
-def _fields(tree: Any) -> tuple[str, ...]:
-    """The names of the items of a named tuple, or of what torch.max and its like return; empty where it is neither."""
-    if not isinstance(tree, tuple):
-        return ()
-    return tuple(
-        getattr(tree, "_fields", ()) or (getattr(tree, "__match_args__", ()) if hasattr(tree, "n_fields") else ())
-    )
-
-
-def _is_plain(tree: Any) -> bool:
-    try:
-        _encoded(tree)
-    except TypeError:
-        return False
-    return True
-
-
-def _encoded(tree: Any) -> Any:
-    """A tree as JSON: plain values as they are, anything else as an object of one key that says what it is.
-
-    Raises:
-        TypeError: there is something in it that is neither.
-    """
-    if tree is None or isinstance(tree, (bool, str)) or type(tree) is int:
-        return tree
-    if isinstance(tree, Leaf):
-        return {"tensor": tree.name}
-    if type(tree) is float:
-        return tree if math.isfinite(tree) else {"float": repr(tree)}
-    if type(tree) in _DICTS or isinstance(tree, collections.defaultdict):
-        kind = "record" if isinstance(tree, Record) else "dict"
-        return {kind: [[_encoded_key(key), _encoded(value)] for key, value in tree.items()]}
-    if _is_size(tree):
-        return {"size": [int(d) for d in tree]}
-    if type(tree) in (list, tuple):
-        return {type(tree).__name__: list(map(_encoded, tree))}
-    if _fields(tree):
-        return {"namedtuple": [type(tree).__name__, list(_fields(tree)), list(map(_encoded, tree))]}
-    if type(tree).__module__ == "torch" and type(tree).__name__ in ("dtype", "device"):
-        return {type(tree).__name__: str(tree).removeprefix("torch.")}
-    raise TypeError(f"{type(tree).__name__} cannot be described")
-
-
-def _encoded_key(key: Any) -> Any:
-    if key is None or type(key) in (bool, str, int):
-        return key
-    raise TypeError(f"a key of type {type(key).__name__} cannot be described")
-
-
-def _decoded(data: Any) -> Any:
-    """The tree that `_encoded` gave."""
-    if not isinstance(data, Mapping):
-        if data is None or isinstance(data, (bool, str, int, float)):
-            return data
-        raise TypeError(f"{data!r} describes nothing")
-    ((kind, value),) = data.items()
-    return _DECODERS[kind](value)
-
-
-def _decoded_namedtuple(value: Any) -> Any:
-    name, fields, items = value
-    return _namedtuple(str(name), tuple(map(str, fields)))._make(map(_decoded, items))
-
-
-@functools.cache
-def _namedtuple(name: str, fields: tuple[str, ...]) -> Any:
-    return collections.namedtuple(name, fields)
-
-
-def _decoded_dtype(value: Any) -> Any:
-    import torch
-
-    found = getattr(torch, str(value))
-    if not isinstance(found, torch.dtype):
-        raise TypeError(f"{value!r} is no dtype")
-    return found
-
-
-def _decoded_device(value: Any) -> Any:
-    import torch
-
-    return torch.device(str(value))
-
-
-def _decoded_size(value: Any) -> Any:
-    import torch
-
-    return torch.Size(value)
-
-
-_DECODERS: dict[str, Callable[[Any], Any]] = {
-    "tensor": lambda value: Leaf(str(value)),
-    "float": float,
-    "dict": lambda value: {key: _decoded(item) for key, item in value},
-    "record": lambda value: Record((str(key), _decoded(item)) for key, item in value),
-    "list": lambda value: list(map(_decoded, value)),
-    "tuple": lambda value: tuple(map(_decoded, value)),
-    "namedtuple": _decoded_namedtuple,
-    "size": _decoded_size,
-    "dtype": _decoded_dtype,
-    "device": _decoded_device,
-}
-
-
-def _is_size(tree: Any) -> bool:
-    return type(tree).__module__ == "torch" and type(tree).__name__ == "Size"
-
-
-def _is_tensor(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -403,7 +213,7 @@ def _unlike(where: str, wanted: str, given: Any) -> InputError:
 
 
 def _shown(value: Any) -> str:
-    if _is_tensor(value):
+    if is_tensor(value):
         return f"a tensor of shape {tuple(value.shape)}"
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
