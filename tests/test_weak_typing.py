@@ -243,6 +243,11 @@ class TestWhatCannotBeConstrained:
         assert [kinds for name, kinds in told.items() if "TopK" in name] == [["FLOAT"]], "the indices are told no type"
         assert "computes shapes" in " ".join(self.reasons(conversion).values())
 
+    def test_where_the_build_fails_the_error_has_the_reasons_too(self, run):
+        text = CUMSUM.replace("{ y", "{ c = Cast<to=10>(x)  v = Exp(c)  y").replace("CumSum(x,", "CumSum(v,")
+        with pytest.raises(BuildError, match="told no precision: Cast_c: a Cast says its types itself"):
+            run(parse(text.replace("float[4] y", "float16[4] y")), {"fp16"}, None, strict=True)
+
     def test_quantized_layers_are_left_to_their_qdq(self, run):
         conversion, asked, _ = run(parse(QDQ), {"fp32", "int8"}, None)
         found = self.reasons(conversion)

@@ -75,9 +75,9 @@ class WeightStore:
         """The values of a tensor: mapped, read-only and not copied where they lie in the store."""
         if tensor.data_location != TensorProto.EXTERNAL:
             return numpy_helper.to_array(tensor)
-        _, offset, length = _reference(tensor)
+        location, offset, length = _reference(tensor)
         shape = tuple(tensor.dims)
-        raw = np.memmap(self.path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
+        raw = np.memmap(self.directory / location, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
         if tensor.data_type in _SUB_BYTE:
             return numpy_helper.to_array(
                 TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=raw.tobytes())

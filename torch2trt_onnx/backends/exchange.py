@@ -217,9 +217,19 @@ def _error(told: dict[str, Any]) -> BackendError:
     return BuildError(
         "TensorRT cannot build the engine",
         where=next((f"node {g!r}" for g in node.groups() if g), None) if node else None,
-        why=text or "it gave no reason",
+        why=(text or "it gave no reason") + _untold(told["constraints"]),
         fix="see the cause: an unsupported combination of operator, type and target, most often",
     )
+
+
+def _untold(constraints: Sequence[Mapping[str, str]]) -> str:
+    """Which layers were told no precision before the build, and why; "" where all were, or none is ever told one."""
+    reasons: dict[str, list[str]] = {}
+    for row in constraints:
+        if row["reason"]:
+            reasons.setdefault(row["reason"], []).append(row["name"])
+    rows = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return "".join(f"\n       told no precision: {row}" for row in rows)
 
 
 def _parse_error(first: dict[str, str]) -> ParseError:

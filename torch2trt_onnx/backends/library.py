@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import types
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -99,3 +100,19 @@ def load(product: str) -> Any:
         ImportError, OSError: it is not there, or its libraries cannot be loaded.
     """
     return importlib.import_module(MODULES[product])
+
+
+def derived(base: Any, own: type[Any], *args: Any) -> Any:
+    """An object of a class that is one of the library's and one of ours, which is known only once the library is loaded.
+
+    Args:
+        base: the library's class. Its constructor must run, or calls into it crash.
+        own: ours, which has the methods that the library calls.
+        args: of our constructor.
+    """
+
+    def construct(self: Any) -> None:
+        base.__init__(self)
+        own.__init__(self, *args)
+
+    return types.new_class(own.__name__, (own, base), {}, lambda body: body.update(__init__=construct))()

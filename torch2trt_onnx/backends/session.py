@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from torch2trt_onnx.backends.job import InputJob, Job
-from torch2trt_onnx.backends.library import Capabilities, probe
+from torch2trt_onnx.backends.library import Capabilities, derived, probe
 
 if TYPE_CHECKING:
     import tensorrt
@@ -51,7 +51,7 @@ class Session(ABC):
     def __init__(self, trt: Any, job: Job, channel: TextIO) -> None:
         self.trt, self.job = trt, job
         self.can: Capabilities = probe(trt)
-        self.log = _make_log(trt)
+        self.log: Any = derived(trt.ILogger, Log)
         self._channel = channel
         self._seconds: dict[str, float] = {}
         self._needs_profile = False
@@ -108,7 +108,7 @@ class Session(ABC):
         config.profiling_verbosity = self.trt.ProfilingVerbosity.DETAILED  # the proof reads the layers
         (config.set_flag if self.job.tf32 else config.clear_flag)(self.trt.BuilderFlag.TF32)
         if self.can.progress:
-            config.progress_monitor = _make_progress(self.trt, self._channel)
+            config.progress_monitor = derived(self.trt.IProgressMonitor, Monitor, self._channel)
 
     @abstractmethod
     def read(self) -> dict[str, Any]:
@@ -218,48 +218,45 @@ def sizes(dims: tensorrt.Dims) -> list[int]:
     return [int(dims[i]) for i in range(len(dims))]
 
 
-def _make_log(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]
-        """The one logger of the process: keeps warnings and errors, and the dump of the layers."""
+class Log:
+    """The one logger of the process, without its base, which only the library has. It keeps warnings, errors and the dump of the layers."""
 
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.kept: list[tuple[str, str]] = []
-            self.layers = ""
+    def __init__(self) -> None:
+        self.kept: list[tuple[str, str]] = []
+        self.layers = ""
 
-        def log(self, severity: Any, message: str) -> None:
-            if severity.name in ("INTERNAL_ERROR", "ERROR", "WARNING"):
-                self.kept.append((severity.name, message))
-            elif message.startswith("Layers:\n"):
-                self.layers = message
-
-    return Log()
+    def log(self, severity: Any, message: str) -> None:
+        """Called by TensorRT."""
+        if severity.name in ("INTERNAL_ERROR", "ERROR", "WARNING"):
+            self.kept.append((severity.name, message))
+        elif message.startswith("Layers:\n"):
+            self.layers = message
 
 
-def _make_progress(trt: Any, channel: TextIO) -> Any:
-    class Progress(trt.IProgressMonitor):  # type: ignore[misc]
-        """Tells the parent of each phase, and at most ten times a second of its steps."""
+class Monitor:
+    """Tells the parent of each phase of a build, and at most ten times a second of its steps; likewise without its base."""
 
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
-            self.last = 0.0
+    def __init__(self, channel: TextIO) -> None:
+        self._channel = channel
+        self._steps: dict[str, int] = {}
+        self._last = 0.0
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
-            self.steps[phase_name] = num_steps
-            self._tell(phase_name, 0)
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
+        """Called by TensorRT."""
+        self._steps[phase_name] = num_steps
+        self._tell(phase_name, 0)
 
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            if time.monotonic() - self.last > 0.1:
-                self._tell(phase_name, step)
-            return True
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        """Called by TensorRT; whether to go on."""
+        if time.monotonic() - self._last > 0.1:
+            self._tell(phase_name, step)
+        return True
 
-        def phase_finish(self, phase_name: str) -> None:
-            self.steps.pop(phase_name, None)
+    def phase_finish(self, phase_name: str) -> None:
+        """Called by TensorRT."""
+        self._steps.pop(phase_name, None)
 
-        def _tell(self, phase: str, step: int) -> None:
-            self.last = time.monotonic()
-            with contextlib.suppress(OSError):
-                channel.write(json.dumps({"phase": phase, "step": step, "steps": self.steps.get(phase, 0)}) + "\n")
-
-    return Progress()
+    def _tell(self, phase: str, step: int) -> None:
+        self._last = time.monotonic()
+        with contextlib.suppress(OSError):
+            self._channel.write(json.dumps({"phase": phase, "step": step, "steps": self._steps.get(phase, 0)}) + "\n")

@@ -6,8 +6,9 @@ from __future__ import annotations
 import collections
 import functools
 import logging
-import types
 from typing import Any
+
+from torch2trt_onnx.backends.library import derived
 
 LOGGER = logging.getLogger("torch2trt_onnx.tensorrt")
 """Gets all that TensorRT says: its errors as ERROR, its VERBOSE as DEBUG."""
@@ -46,19 +47,3 @@ class Log:
 def log_of(trt: Any) -> Any:
     """The one logger of a library: a `Log`, and an `ILogger`."""
     return derived(trt.ILogger, Log)
-
-
-def derived(base: Any, own: type[Any], *args: Any) -> Any:
-    """An object of a class that is one of the library's and one of ours, which is known only once the library is loaded.
-
-    Args:
-        base: the library's class. Its constructor must run, or calls into it crash.
-        own: ours, which has the methods that the library calls.
-        args: of our constructor.
-    """
-
-    def construct(self: Any) -> None:
-        base.__init__(self)
-        own.__init__(self, *args)
-
-    return types.new_class(own.__name__, (own, base), {}, lambda body: body.update(__init__=construct))()

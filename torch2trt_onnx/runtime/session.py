@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torch2trt_onnx.backends.library import derived
 from torch2trt_onnx.errors import EngineError, InputError
 from torch2trt_onnx.formats import Shape
 from torch2trt_onnx.runtime import profiles
-from torch2trt_onnx.runtime.log import Log, derived, log_of
+from torch2trt_onnx.runtime.log import Log, log_of
 from torch2trt_onnx.runtime.port import Port, sizes
 
 if TYPE_CHECKING:
