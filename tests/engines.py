@@ -23,6 +23,7 @@ def _imported(monkeypatch, version):
     if version not in _DOUBLES:
         monkeypatch.syspath_prepend(DOUBLES / f"tensorrt_{version.replace('.', '_')}")
         _DOUBLES[version] = importlib.import_module("tensorrt")
+        del sys.modules["tensorrt"]  # else it would be what `monkeypatch` finds, and puts back in the end
     return _DOUBLES[version]
 
 
