@@ -25,7 +25,12 @@ SHAPES = "image:1x3x8x8..2x3x8x8..4x3x16x16"
 def test_convert_writes_four_files_and_prints_a_row_for_each_float_node(script_file, tmp_path):
     done = run("convert", script_file, "-i", SHAPES, "-p", "fp32,fp16", "-o", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"model.onnx", "model.engine", "report.json", "manifest.json"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "model.onnx",
+        "model.engine",
+        "report.json",
+        "manifest.json",
+    }
     rows = [line.split() for line in done.stdout.splitlines()]
     convolutions = [row[2:4] for row in rows if len(row) > 3 and row[1] == "Conv"]
     assert convolutions == [["fp32", "fp32"], ["fp16", "fp16"]]  # planned, network

@@ -27,7 +27,12 @@ def folder(tmp_path_factory):
 
 
 def test_the_python_example_runs_and_saves_four_files(folder):
-    assert {p.name for p in (folder / "out").iterdir()} == {"model.onnx", "model.engine", "report.json", "manifest.json"}
+    assert {p.name for p in (folder / "out").iterdir()} == {
+        "model.onnx",
+        "model.engine",
+        "report.json",
+        "manifest.json",
+    }
 
 
 @pytest.mark.parametrize("command", [line[2:] for block in blocks("console") for line in block.splitlines()])
