@@ -30,6 +30,18 @@ class SmallNet(torch.nn.Module):
         return self.head(features.mean((2, 3)))
 
 
+class Layers(torch.nn.Module):
+    """Two linear layers, `a` and `b`, each in a type of its own, with an activation in between; takes and returns fp32."""
+
+    def __init__(self, a=torch.float32, b=torch.float32):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(64, 64).to(a), torch.nn.Linear(64, 64).to(b)
+
+    def forward(self, x):
+        x = torch.sigmoid(self.a(x.to(self.a.weight.dtype)))
+        return self.b(x.to(self.b.weight.dtype)).float()
+
+
 @pytest.fixture
 def net():
     return SmallNet().eval()

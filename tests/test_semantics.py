@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from conftest import Layers
 from graphs import parse
 from torch import nn
 
@@ -18,18 +19,6 @@ from torch2trt_onnx.errors import InputError, PrecisionError, ProofError
 from torch2trt_onnx.report import Report
 
 PROVEN = {"honoured", "fused", "folded"}
-
-
-class Layers(nn.Module):
-    """Two linear layers, `a` and `b`, each in a type of its own, with an activation in between; takes and returns fp32."""
-
-    def __init__(self, a=torch.float32, b=torch.float32):
-        super().__init__()
-        self.a, self.b = nn.Linear(64, 64).to(a), nn.Linear(64, 64).to(b)
-
-    def forward(self, x):
-        x = torch.sigmoid(self.a(x.to(self.a.weight.dtype)))
-        return self.b(x.to(self.b.weight.dtype)).float()
 
 
 X = torch.randn(4, 64)

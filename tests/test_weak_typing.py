@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from conftest import Layers
 from doubles.recording import Call
 from graphs import parse
 from torch import nn
@@ -32,18 +33,6 @@ from torch2trt_onnx.errors import (
 
 HALF, BF16 = torch.float16, torch.bfloat16
 X = torch.randn(4, 64)
-
-
-class Layers(nn.Module):
-    """Two linear layers, `a` and `b`, each in a type of its own, with an activation in between; takes and returns fp32."""
-
-    def __init__(self, a=torch.float32, b=torch.float32):
-        super().__init__()
-        self.a, self.b = nn.Linear(64, 64).to(a), nn.Linear(64, 64).to(b)
-
-    def forward(self, x):
-        x = torch.sigmoid(self.a(x.to(self.a.weight.dtype)))
-        return self.b(x.to(self.b.weight.dtype)).float()
 
 
 @dataclass

@@ -35,30 +35,27 @@ INPUT_HELP = (
 OUTPUT_HELP = "The type or format of an output, where the model's is not wanted: logits:float16, mask:uint8:HWC."
 
 
-class InputType(click.ParamType[Input]):
-    """`NAME:SHAPE[:DTYPE][:FORMAT]`; see `Input.parse`."""
+class Parsed(click.ParamType[Any]):
+    """A value that a class reads from text; what it refuses is a usage error.
 
-    name = "NAME:SHAPE[:DTYPE][:FORMAT]"
+    Args:
+        kind: the class, with `parse`.
+        name: the form of the text, for the help.
+    """
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Input:
+    def __init__(self, kind: type[Input] | type[Output], name: str) -> None:
+        self.kind, self.name = kind, name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse, or fail as a usage error."""
         try:
-            return value if isinstance(value, Input) else Input.parse(value)
+            return value if isinstance(value, self.kind) else self.kind.parse(value)
         except InputError as error:
             self.fail(str(error), param, ctx)
 
 
-class OutputType(click.ParamType[Output]):
-    """`NAME[:DTYPE][:FORMAT]`; see `Output.parse`."""
-
-    name = "NAME[:DTYPE][:FORMAT]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Output:
-        """Parse, or fail as a usage error."""
-        try:
-            return value if isinstance(value, Output) else Output.parse(value)
-        except InputError as error:
-            self.fail(str(error), param, ctx)
+INPUT = Parsed(Input, "NAME:SHAPE[:DTYPE][:FORMAT]")
+OUTPUT = Parsed(Output, "NAME[:DTYPE][:FORMAT]")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -75,7 +72,7 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say what is asked of the precisions, which `convert` and `plan` share."""
     options = [
         click.argument("model", type=click.Path(path_type=Path)),
-        click.option("-i", "--input", "inputs", type=InputType(), multiple=True, help=INPUT_HELP),
+        click.option("-i", "--input", "inputs", type=INPUT, multiple=True, help=INPUT_HELP),
         click.option(
             "-p", "--precisions", help="What the engine may use, such as fp32,fp16. Default: as the model is typed."
         ),
@@ -117,7 +114,7 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--require-proof", is_flag=True, help="Exit with 3 where the engine does not prove each node's precision."
 )
-@click.option("--output-binding", "outputs", type=OutputType(), multiple=True, help=OUTPUT_HELP)
+@click.option("--output-binding", "outputs", type=OUTPUT, multiple=True, help=OUTPUT_HELP)
 @click.option("--backend", type=click.Choice(BACKENDS), help="none stops at the ONNX file. Default: what is installed.")
 @click.option("--cache", type=FOLDER, help="A folder of earlier conversions: what was made before is taken from it.")
 @click.option("--tf32", is_flag=True, help="Let fp32 matrix products run in TF32.")
@@ -237,7 +234,7 @@ def inspect(file: Path, what: tuple[str, ...], every: bool, as_json: bool) -> No
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--for", "tool", type=click.Choice(["trtexec", "polygraphy", "polygraphy-script"]), required=True)
-@click.option("-i", "--input", "inputs", type=InputType(), multiple=True, help=INPUT_HELP)
+@click.option("-i", "--input", "inputs", type=INPUT, multiple=True, help=INPUT_HELP)
 @click.option("--typing", type=click.Choice(["weak", "strong"]), default="weak", show_default=True)
 @click.option(
     "--tensorrt-version", "version", default="10", show_default=True, help="Of the device, such as 8.6 or 11."

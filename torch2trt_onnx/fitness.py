@@ -178,6 +178,4 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def _binding(row: Mapping[str, Any]) -> Binding:
-    known = {key: row[key] for key in Binding.__dataclass_fields__}
-    profiles = tuple(tuple(map(tuple, shapes)) for shapes in row["profiles"])
-    return Binding(**{**known, "dims": tuple(row["dims"]), "profiles": profiles})
+    return Binding.from_json({key: row[key] for key in Binding.__dataclass_fields__})

@@ -104,7 +104,7 @@ class Report:
             changes=[tuple(change) for change in data["changes"]],
             comparison=compared,
             layers=[_layer(layer) for layer in data["layers"]],
-            bindings=[_binding(b) for b in data["bindings"]],
+            bindings=[Binding.from_json(b) for b in data["bindings"]],
             targets=tuple(data["targets"]),
         )
 
@@ -129,11 +129,6 @@ REPORTED = ("network", "layers", "verdict", "evidence", "inside")
 
 RESTORED = ("source", "warnings", "lost_inputs", "backend", "seconds", "sizes", "constraints")
 """What of a `Report` is in JSON as it is."""
-
-
-def _binding(row: dict[str, Any]) -> Binding:
-    profiles = tuple(tuple(map(tuple, shapes)) for shapes in row["profiles"])
-    return Binding(**{**row, "dims": tuple(row["dims"]), "profiles": profiles})
 
 
 def _layer(row: dict[str, Any]) -> EngineLayer:

@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from torch2trt_onnx.backends.inspector import METADATA
 from torch2trt_onnx.backends.job import NodeJob
 
 FLOATS = frozenset({"FLOAT", "HALF", "BF16"})
 SUFFIX = re.compile(r"_\d+$")
-METADATA = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]|\[ONNX Layer: |$)")
 
 CONTROL = frozenset(
     {

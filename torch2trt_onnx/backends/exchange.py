@@ -141,7 +141,7 @@ def result(told: dict[str, Any], asked: Job, title: str) -> BuildResult:
     engine = told["engine"]
     found, bindings = (layers if engine["form"] == "dump" else inspector).parse(engine["layers"])
     if engine["bindings"] is not None:
-        bindings = [_read_binding(row) for row in engine["bindings"]]
+        bindings = [Binding.from_json(row) for row in engine["bindings"]]
     _check_bindings(asked, bindings)
     return BuildResult(
         title,
@@ -155,11 +155,6 @@ def result(told: dict[str, Any], asked: Job, title: str) -> BuildResult:
         told["version"],
         asked.targets,
     )
-
-
-def _read_binding(row: dict[str, Any]) -> Binding:
-    profiles = tuple(tuple(map(tuple, shapes)) for shapes in row["profiles"])
-    return Binding(**{**row, "dims": tuple(row["dims"]), "profiles": profiles})
 
 
 def _check_bindings(asked: Job, bindings: Sequence[Binding]) -> None:

@@ -7,7 +7,9 @@ may hold brackets and commas, so the lines are read by the fixed words between t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch2trt_onnx.precision import TYPES
 
@@ -83,6 +85,16 @@ class Binding:
     format: str
     profiles: tuple[tuple[tuple[int, ...], ...], ...] = ()
     is_shape: bool = False
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Binding:
+        """What `dataclasses.asdict` gave, once it went through JSON.
+
+        Raises:
+            KeyError, TypeError: it is no such thing.
+        """
+        profiles = tuple(tuple(map(tuple, shapes)) for shapes in row["profiles"])
+        return cls(**{**row, "dims": tuple(row["dims"]), "profiles": profiles})
 
     @property
     def layout(self) -> str:

@@ -22,7 +22,6 @@ from torch2trt_onnx.backends.library import Capabilities, derived, probe
 if TYPE_CHECKING:
     import tensorrt
 
-NODE = "[ONNX Layer: "
 Constraint = dict[str, Any]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch2trt_onnx.backends.engine_reader import EngineReader
-from torch2trt_onnx.backends.session import NODE
+from torch2trt_onnx.backends.layers import NODE
 
 
 class StrongTyping(EngineReader):
