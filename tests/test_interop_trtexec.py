@@ -512,3 +512,23 @@ def test_a_command_line_gives_the_arguments_of_convert():
     assert (x.name, x.opt_shape) == ("x", (1, 3))
     with pytest.raises(InputError, match="no shape"):
         read("--inputIOFormats=fp16:chw").arguments({"a": None})
+
+
+@pytest.mark.filterwarnings("ignore::torch2trt_onnx.ConversionWarning")
+def test_a_command_line_that_a_person_wrote_comes_back_from_the_plan_word_for_word(net, tmp_path, tensorrt):
+    """On a weakly typed TensorRT, where layers that the line does not name are free, as trtexec leaves them."""
+    image = Input(min_shape=(1, 3, 8, 8), opt_shape=(2, 3, 16, 16), max_shape=(4, 3, 32, 32), name="image")
+    net.second.float()
+    net.forward = lambda image: net.head(net.second(net.first(image).relu()).mean((2, 3)))
+    model = convert(net, [image], backend="none").save(tmp_path) / "model.onnx"
+    tensorrt("10.13")
+    words = [
+        f"--onnx={model}", "--fp16", "--precisionConstraints=prefer", "--layerPrecisions=/first/Conv:fp32,/second/Conv:fp16",
+        "--layerOutputTypes=/first/Conv:fp32,/second/Conv:fp16", "--minShapes=image:1x3x8x8", "--optShapes=image:2x3x16x16",
+        "--maxShapes=image:4x3x32x32", "--noTF32",
+    ]  # fmt: skip
+    found = read(words)
+    conversion = convert(found.model, **found.arguments({"image": None}, ["output"]), backend="tensorrt-weak")
+    written = trtexec.write(conversion.plan, model=str(model), inputs=found.as_inputs())
+    assert sorted(written) == sorted(words)
+    assert read(written).rules == found.rules
