@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -19,6 +20,7 @@ BOUNDS = frozenset({"Slice"})
 """Operators that take "to the end" as the largest int64: its int32 neighbour means the same."""
 
 
+@dataclass
 class NarrowIntegers(Pass):
     """Let int64 inputs and outputs be int32, and refuse what int32 cannot hold.
 
@@ -27,7 +29,12 @@ class NarrowIntegers(Pass):
 
     Given:  input i: int64; output y: int64; y = Add(i, i)
     Result: input i: int32; output y: int32; y = Cast<to=INT32>(Add(Cast<to=INT64>(i), Cast<to=INT64>(i)))
+
+    Args:
+        asked: the outputs whose type the user says: `BindOutputs` has them.
     """
+
+    asked: Collection[str] = ()
 
     def apply(self, graph: Graph) -> Iterator[Change]:
         """Edit the graph.
@@ -48,7 +55,7 @@ class NarrowIntegers(Pass):
                 graph.rebind_input(tensor, TensorProto.INT32)
                 yield Change(tensor.name, "made an int32 binding", why, warn=True)
         for tensor in graph.ir.outputs:
-            if onnx_type(tensor) == TensorProto.INT64:
+            if onnx_type(tensor) == TensorProto.INT64 and tensor.name not in self.asked:
                 rebind_output(graph, tensor, TensorProto.INT32)
                 yield Change(tensor.name, "made an int32 binding", why, warn=True)
 

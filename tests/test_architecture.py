@@ -130,6 +130,7 @@ def test_a_wheel_has_the_passes_inside_the_package_and_none_beside_it(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     expected = {f"torch2trt_onnx/passes/{p.name}" for p in ROOT.glob("passes/*.py")}
+    expected |= {p.relative_to(ROOT).as_posix() for p in PACKAGE.rglob("*.py")}
     assert expected <= set(names)
     assert {n.split("/")[0] for n in names if not n.split("/")[0].endswith(".dist-info")} == {"torch2trt_onnx"}
     assert "torch2trt_onnx/py.typed" in names

@@ -68,6 +68,12 @@ class TestTypes:
         with pytest.raises(InputError, match="output 'x' cannot have another type"):
             convert(model, None, outputs={"x": "fp16"}, backend="none")
 
+    @pytest.mark.parametrize("dtype", ["float64", "int16", "fp8", "int4"])
+    def test_a_type_that_no_cast_makes_is_an_error_before_the_build_that_names_all(self, dtype):
+        model = parse("g (float[4] x) => (float[4] y, float[4] z) { y = Exp(x)  z = Sqrt(y) }")
+        with pytest.raises(InputError, match=rf"'y': {dtype}, 'z': {dtype}\n.*\n.*use one of float32"):
+            convert(model, None, outputs=[dtype, dtype], backend="none")
+
     def test_one_output_may_be_asked_for_without_a_list(self):
         assert [o.dtype.name for o in named_outputs(torch.float16, ["y"])] == ["float16"]
         assert [o.format for o in named_outputs(Output(format="HWC"), ["y"])] == ["HWC"]
@@ -110,6 +116,11 @@ class TestFormats:
         with pytest.raises(InputError, match=why):
             convert(parse(RELU.replace("N", "1")), [image], outputs=outputs)
 
+    def test_a_dimension_that_the_inputs_fix_is_static_in_the_outputs_too(self):
+        model = parse("g (bfloat16[N,C,H,W] x) => (bfloat16[N,C,H,W] y) { y = Relu(x) }", opset=22)
+        conversion = convert(model, [Input((1, 8, 8, 8))], outputs=[Output(format="channels_last")])
+        assert table(conversion)["y"].layout == "HWC8"
+
     def test_a_dynamic_number_of_channels_has_no_padded_format(self):
         model = parse("g (bfloat16[1,C,8,8] x) => (bfloat16[1,C,8,8] y) { y = Relu(x) }", opset=22)
         image = Input(min_shape=(1, 8, 8, 8), opt_shape=(1, 16, 8, 8), max_shape=(1, 32, 8, 8), format="channels_last")
@@ -146,6 +157,8 @@ class TestProfiles:
             ([((1,), (2,), (3,)), ((1, 1), (2, 2), (3, 3))], "the ranks of the profiles differ"),
             ([((2,), (1,), (3,))], "min 2 <= opt 1"),
             ([], "or there is none"),
+            ([5], "no profiles"),
+            (5, "no profiles"),
         ],
     )
     def test_a_profile_that_is_none_says_so(self, profiles, why):
@@ -175,6 +188,7 @@ class TestShapeTensors:
         conversion = convert(parse(RESIZE), [self.IMAGE, size])
         assert table(conversion)["size"].is_shape
         assert not table(conversion)["x"].is_shape
+        assert table(conversion)["size"].profiles == (((8, 8), (24, 24), (64, 48)),)
         compared = conversion.report.comparison
         assert compared.ok
         assert compared.outputs[0].shape == (2, 3, 24, 24)
@@ -204,12 +218,23 @@ class TestShapeTensors:
         [
             ({"min_values": (1, 1)}, "all three of min_values"),
             ({"min_values": (1,), "opt_values": (1,), "max_values": (1,)}, "has 2 values"),
+            ({"min_values": "ab", "opt_values": "ab", "max_values": "ab"}, "no flat sequences of integers"),
+            ({"min_values": (1.5, 1), "opt_values": (2, 2), "max_values": (3, 3)}, "no flat sequences of integers"),
+            ({"min_values": 1, "opt_values": 2, "max_values": 3}, "no flat sequences of integers"),
+            (
+                {"min_values": (1, 1), "opt_values": (2, 2), "max_values": (3, 3), "dtype": "fp32"},
+                "integers, and not float32",
+            ),
             ({"min_values": (3, 1), "opt_values": (2, 1), "max_values": (4, 1)}, "value 0: min 3 <= opt 2"),
         ],
     )
     def test_values_that_are_no_range_say_so(self, values, why):
         with pytest.raises(InputError, match=why):
             Input((2,), **values)
+
+    def test_values_may_be_a_tensor_or_an_array(self):
+        low, high = torch.tensor([1, 2]), np.array([3, 4])
+        assert Input((2,), min_values=low, opt_values=low, max_values=high).values == ((1, 2), (1, 2), (3, 4))
 
     def test_the_command_line_writes_values_like_shapes(self):
         found = Input.parse("size:2:int64:values=8x8..32x32..64x64")
@@ -223,6 +248,7 @@ class TestShapeTensors:
         ("y:float16", "Output(y float16 contiguous_format)"),
         ("y:HWC8:fp16", "Output(y float16 HWC8)"),
         ("y:channels_last", "Output(y  channels_last)"),
+        ("out:0:fp16:HWC8", "Output(out:0 float16 HWC8)"),
     ],
 )
 def test_an_output_on_the_command_line_has_a_type_a_format_or_both(text, shown):

@@ -266,7 +266,7 @@ class TestEntries:
 
     def test_files_that_were_taken_stay_when_the_entry_goes(self, cache, fill, template, tmp_path):
         (tmp_path / "mine").mkdir()
-        take(cache.put(KEY, fill), tmp_path / "mine")
+        take(cache.put(KEY, fill), tmp_path / "mine", may_link=True)
         # onnx.load refuses weights in a file that has two names.
         assert {p.name for p in (tmp_path / "mine").iterdir() if p.stat().st_nlink == 1} == {"model.onnx.data"}
         shutil.rmtree(cache.folder / KEY)
@@ -278,8 +278,19 @@ class TestEntries:
     def test_files_are_copied_where_there_are_no_links(self, cache, fill, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "link", _no_link)
         (tmp_path / "mine").mkdir()
-        take(cache.put(KEY, fill), tmp_path / "mine")
+        take(cache.put(KEY, fill), tmp_path / "mine", may_link=True)
         assert {p.stat().st_nlink for p in (tmp_path / "mine").iterdir()} == {1}
+
+    def test_who_may_read_the_cache_may_read_its_entries(self, cache, fill):
+        cache.folder.chmod(0o755)
+        assert cache.put(KEY, fill).stat().st_mode & 0o777 == 0o755
+
+    def test_an_entry_that_another_user_keeps_to_himself_stays(self, cache, fill, monkeypatch):
+        cache.put(KEY, fill)
+        with monkeypatch.context() as context:
+            context.setattr(os, "access", lambda *_: False)  # the tests may run as root, who may read everything
+            assert cache.get(KEY) is None
+        assert cache.get(KEY) is not None
 
 
 def _no_link(*_):

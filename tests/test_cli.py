@@ -221,3 +221,9 @@ class TestFlagsOfOtherTools:
         result = run("plan", str(script_file), "-i", "image:1x3x8x8", "--flags", "trtexec --layerPrecisions=a")
         assert result.exit_code == 1
         assert "error: " in result.stderr and "layerPrecisions" in result.stderr
+
+
+def test_flags_that_are_passed_over_are_told(script_file, tmp_path):
+    words = ["plan", str(script_file), "-i", "image:1x3x8x8", "--flags", "trtexec --fp16 --FP16 --workspace=9"]
+    result = CliRunner().invoke(main, words)
+    assert "note: these flags are passed over: --FP16 --workspace=9" in result.output

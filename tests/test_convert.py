@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from torch2trt_onnx import ConversionError, Input, Options, Precision, convert
+from torch2trt_onnx.backends import worker
 from torch2trt_onnx.backends.layers import parse
 from torch2trt_onnx.errors import (
     BackendMissingError,
@@ -229,6 +230,20 @@ class TestHostileGraphs:
     def test_a_build_beyond_its_memory_is_ended(self, net):
         with pytest.raises(WorkerError, match="GiB"):
             convert(net, [IMAGE], options=Options(memory_limit=1 << 20))
+
+
+def test_a_file_in_the_current_folder_is_not_run_by_the_child_process(tmp_path, monkeypatch):
+    (tmp_path / "queue.py").write_text("raise SystemExit('a stray file was run')")
+    monkeypatch.chdir(tmp_path)
+    found = worker.run(
+        "torch2trt_onnx.backends.build_worker",
+        {"product": "rtx"},
+        tmp_path,
+        model_name="it",
+        timeout=60,
+        memory_limit=None,
+    )
+    assert found["problem"] == ""
 
 
 class TestDisk:

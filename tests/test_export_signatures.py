@@ -132,8 +132,51 @@ class Nothing(nn.Module):
 
 
 def test_a_model_that_returns_no_tensor_is_refused():
-    with pytest.raises(ExportError, match="returns no tensor"):
+    with pytest.raises(ExportError, match=r"returns no tensor\n  why: it returns a dict"):
         convert(Nothing(), [X], backend="none")
+
+
+class Sizes(nn.Module):
+    def forward(self, x):
+        return x * 2, x.shape
+
+
+def test_sizes_among_the_results_are_refused():
+    with pytest.raises(ExportError, match=r"returns sizes.*\n  where: output output_1_0"):
+        convert(Sizes(), [X], backend="none")
+
+
+class Box:
+    def __init__(self, inside):
+        self.inside = inside
+
+
+class Boxed(nn.Module):
+    def forward(self, box, x):
+        return x * box.inside
+
+
+def test_tensors_inside_an_object_of_the_users_own_do_not_become_constants():
+    with pytest.raises(InputError, match=r"the argument box is a Box.*\n.*inside.*\n.*register_dataclass\(Box\)"):
+        convert(Boxed(), [Box(X), X], backend="none")
+    with pytest.warns(ConversionWarning, match="a type of container that cannot be described"):
+        assert convert(Boxed(), [Box(2.0), X], backend="none").report.comparison.ok
+
+
+class Left(nn.Module):
+    def forward(self, left):
+        return left * 2
+
+
+class Right(nn.Module):
+    def forward(self, right):
+        return right * 2
+
+
+def test_an_input_may_stand_for_those_of_several_models():
+    given = Input(X.shape)
+    names = [convert(model, [given], backend="none").report.bindings[0].name for model in (Left(), Right())]
+    assert names == ["left", "right"] and given.name is None
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import onnx
 import pytest
 import torch
 
-from torch2trt_onnx import Input, Precision
+from torch2trt_onnx import Input, Options, Precision
 from torch2trt_onnx.errors import InputError, PrecisionError
 from torch2trt_onnx.precision import TYPES, ElementType, is_lossless, parse_precisions
 
@@ -57,7 +57,7 @@ def test_the_command_lines_form_is_read(text, name, shapes, dtype, layout):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "x:", "x:1x", "x:1x2..3x4", "x:1x2:float12", "x:1x2:int64:int64:int64", "a:b:1x2"]
+    "text", ["", "x", "x:", "x:1x", "x:1x2..3x4", "x:1x2:float12", "x:1x2:int64:int64:int64", "a:b:1x"]
 )
 def test_what_is_not_of_that_form_is_refused(text):
     with pytest.raises(InputError):
@@ -109,3 +109,35 @@ def test_precisions_are_a_set_in_any_words():
     assert parse_precisions(None) is None
     with pytest.raises(PrecisionError, match="empty"):
         parse_precisions([])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("input:0:1x3:fp16", "Input(input:0 (1, 3) float16 contiguous_format)"),
+        ("a:b:1x3", "Input(a:b (1, 3)  contiguous_format)"),
+        ("1x3", "Input( (1, 3)  contiguous_format)"),
+    ],
+)
+def test_names_of_inputs_may_hold_colons_and_numbers(text, shown):
+    assert repr(Input.parse(text)) == shown
+
+
+def test_a_dimension_is_a_whole_number():
+    with pytest.raises(InputError, match=r"\(2.5, 3\) is not a shape"):
+        Input((2.5, 3))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"compute_capabilities": ("sm89",)},
+        {"compute_capabilities": ("75",)},
+        {"compute_capabilities": (8.9,)},
+        {"timeout": float("nan")},
+        {"tolerance": float("nan")},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(InputError, match=f"Options.{next(iter(wrong))}"):
+        Options(**wrong)

@@ -532,3 +532,25 @@ def test_a_command_line_that_a_person_wrote_comes_back_from_the_plan_word_for_wo
     written = trtexec.write(conversion.plan, model=str(model), inputs=found.as_inputs())
     assert sorted(written) == sorted(words)
     assert read(written).rules == found.rules
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "trtexec --onnx=/m/net.onnx --fp16; echo done",
+        "cd /m && trtexec --onnx=/m/net.onnx --fp16;",
+        "--onnx=/m/net.onnx --fp16",
+        "trtexec --onnx=/m/net.onnx --fp16  # half",
+        "#!/bin/sh\nset -e  # stop; at errors\n# build\ntrtexec --onnx=/m/net.onnx \\\n  --fp16\n",
+        "[I] &&&& RUNNING TensorRT.trtexec [TensorRT v8601] # /usr/bin/trtexec --onnx=/m/net.onnx --fp16",
+    ],
+)
+@pytest.mark.parametrize("name", ["net", "trtexec", "polygraphy"])
+def test_lines_as_people_have_them_in_scripts_and_logs(line, name):
+    found = read(line.replace("/m/net", f"/m/{name}"))
+    assert (found.tool, found.precisions, found.model, found.ignored) == (
+        "trtexec",
+        {FP32, FP16},
+        f"/m/{name}.onnx",
+        (),
+    )

@@ -122,7 +122,8 @@ class TestReading:
         binding = st.builds(Binding, text, text, text, shape, text, ranges, st.booleans())
         word = st.dictionaries(text, text, max_size=3)
         texts, bindings = st.lists(text).map(tuple), st.lists(binding, max_size=2).map(tuple)
-        engine = st.builds(Engine, text, text, text, text, texts, bindings, word, text, text, st.booleans())
+        product = st.sampled_from(["tensorrt", "rtx"])
+        engine = st.builds(Engine, product, text, text, text, texts, bindings, word, text, text, st.booleans())
         sha = st.sampled_from(["0" * 64, "f" * 64])
         entry = st.builds(FileEntry, sha, number)
         json_like = st.recursive(st.none() | st.booleans() | number | text, lambda inner: st.lists(inner, max_size=2))
@@ -178,6 +179,7 @@ class TestReading:
             lambda data: data["files"].pop("model.engine"),
             lambda data: data.update(engine=None),
             lambda data: data["engine"].update(compute_capabilities="8.9"),
+            lambda data: data["engine"].update(product="another"),
             lambda data: data["engine"]["bindings"][0].update(dims=[1, None]),
             lambda data: data["engine"]["bindings"][0].update(profiles=[1]),
             lambda data: data["engine"]["verdicts"].update(nodes={"a": 1}),

@@ -501,6 +501,8 @@ def test_a_file_of_an_engine_is_loaded_where_its_product_is_told(trt, tmp_path):
         Engine.load(path, device=CPU)
     with pytest.raises(EngineError, match="the engine cannot be read"):
         Engine.load(tmp_path / "other.engine", product="tensorrt", device=CPU)
+    with pytest.raises(EngineError, match="there is no such file or folder"):
+        Engine.load(tmp_path / "folder", device=CPU)
 
 
 def test_a_folder_without_a_manifest_is_refused(trt, tmp_path):
@@ -520,6 +522,12 @@ class Saved:
         self.asked = folder, device, product_version
         if self.wrong:
             raise self.wrong
+
+    def stamps(self, folder):
+        return [folder]
+
+    def check_still(self, folder, before):
+        assert folder == self.asked[0] and before == [folder]
 
 
 def test_a_folder_tells_the_product_and_the_signature_and_is_checked_first(trt, tmp_path, monkeypatch):

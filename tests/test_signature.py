@@ -215,6 +215,12 @@ def test_inputs_that_the_graph_lost_are_taken_and_ignored_or_left_out(change, tm
     assert set(signature.flatten((X, None, X), {})) == {"x", "y"}
 
 
+def test_a_parameter_without_a_name_is_told_by_its_place():
+    signature = Signature((Leaf("a"), Leaf("b")), {}, Leaf("y"))
+    with pytest.raises(InputError, match=r"the argument #1 is missing\n  fix: it takes #0, #1"):
+        signature.flatten((X,), {})
+
+
 def test_constants_may_be_numbers_that_json_does_not_have_and_types_of_torch():
     args = (Leaf("x"), float("inf"), float("nan"), torch.float16, torch.device("cpu"), torch.Size([2, 3]))
     signature = Signature.of(args, {}, (Leaf("y"), torch.Size([1])), inputs=["x"], outputs=["y"])
@@ -243,6 +249,7 @@ DAMAGED = {
     "no arguments": {"args": None},
     "a named tuple of odd names": {"result": {"namedtuple": ["A", ["import os"], [1]]}},
     "a type that is none": {"result": {"dtype": "load"}},
+    "a device that is none": {"result": {"device": "load"}},
 }
 
 

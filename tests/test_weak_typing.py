@@ -30,6 +30,7 @@ from torch2trt_onnx.errors import (
     PrecisionError,
     ProofError,
 )
+from torch2trt_onnx.interop import say
 
 HALF, BF16 = torch.float16, torch.bfloat16
 X = torch.randn(4, 64)
@@ -146,6 +147,17 @@ class TestLayerCasting:
     def test_d_the_policy_source_leaves_no_choice(self, run):
         with pytest.raises(PrecisionError, match="not one node"):
             run(Layers(), {"fp32", "fp16"}, policy="source")
+
+    def test_d_the_policy_source_is_not_told_to_use_what_it_uses(self, run):
+        with pytest.raises(PrecisionError) as error:
+            run(Layers(), {"fp32", "fp16"}, policy="source")
+        assert "strong typing" not in str(error.value) and "tensorrt-weak" not in str(error.value)
+        assert "without policy='source'" in str(error.value)
+
+    def test_d_nodes_without_weights_that_were_asked_to_be_fp32_are_not_free(self, run):
+        conversion, asked, _ = run(Layers(), {"fp32", "fp16"}, weightless="fp32")
+        assert asked.precisions == {"/Sigmoid": "FLOAT"}
+        assert {n.op: n.origin for n in conversion.plan.nodes} == {"Gemm": "compiler", "Sigmoid": "tensors"}
 
     def test_d_one_explicit_signal_pins_all(self, run):
         _, asked, _ = run(Layers(b=HALF), {"fp32", "fp16"})
@@ -307,6 +319,12 @@ class TestTensorRT86:
         with pytest.raises(InputError, match=r"output 'y' cannot be int64.*\n.*TensorRT 8.6.1 has no int64"):
             run(model, None, None, "8.6", outputs=["int64"])
 
+    def test_an_int64_output_that_is_asked_for_in_another_type_is_not_said_to_be_int32(self, run):
+        model = parse("g (float[4] x) => (int64 y) { y = ArgMax<keepdims=0>(x) }", opset=17)
+        conversion, _, told = run(model, None, None, "8.6", outputs=["fp32"])
+        assert conversion.report.bindings[1].dtype == "FLOAT"
+        assert "int32 binding" not in told
+
     def test_numbers_that_int32_cannot_hold_are_an_error(self, run):
         model = parse("g (int64[1] i) => (int64[1] y) <int64[1] big = {1099511627776}> { y = Add(i, big) }", opset=17)
         with pytest.raises(GraphError, match="1099511627776"):
@@ -316,6 +334,10 @@ class TestTensorRT86:
         with pytest.raises(PrecisionError, match=r"Requested bf16, but TensorRT 8.6.1 has no such type") as error:
             run(Layers(BF16), {"fp32", "bf16"}, version="8.6")
         assert "/a/Gemm" in str(error.value) and "/b/Gemm" not in str(error.value)
+
+    def test_bf16_that_the_compiler_would_be_free_to_use_is_refused_before_the_build_too(self, run):
+        with pytest.raises(PrecisionError, match=r"Requested bf16, but TensorRT 8.6.1 has no such type"):
+            run(Layers(), {"fp32", "bf16"}, version="8.6")
 
     def test_strong_typing_is_refused_because_it_came_later(self, run):
         with pytest.raises(BackendMissingError, match=r"TensorRT 8.6.1 has no strong typing"):
@@ -373,6 +395,9 @@ class TestStrongTyping:
         assert conversion.report.bindings[1].is_shape
         (call,) = [c for c in asked.calls if c.call == "set_shape_input"]
         assert call.args == ["size", [8, 8], [24, 24], [64, 48]]
+        assert conversion.report.bindings[1].profiles == (((8, 8), (24, 24), (64, 48)),)
+        for tool in ("trtexec", "polygraphy"):
+            assert "size:" in say(tool, conversion.plan, conversion.report.bindings)
 
 
 class TestBindings:
@@ -383,7 +408,7 @@ class TestBindings:
         assert asked.types["/b/Gemm"] == ["HALF"]
 
     def test_a_reduced_output_without_its_precision_is_an_error_that_says_why(self, run):
-        with pytest.raises(InputError, match="output 'output' cannot be fp16 without fp16 among the precisions"):
+        with pytest.raises(InputError, match="not among the precisions: 'output': fp16"):
             run(Layers(), {"fp32"}, outputs=["fp16"])
 
     def test_a_format_that_this_tensorrt_lacks_is_an_error(self, run):

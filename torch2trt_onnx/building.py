@@ -13,7 +13,7 @@ from torch2trt_onnx.formats import Shape
 from torch2trt_onnx.graph import Graph, producer
 from torch2trt_onnx.inputs import Input, Output, named_outputs
 from torch2trt_onnx.plan import NodePlan, PrecisionPlan
-from torch2trt_onnx.precision import ElementType, Precision, label
+from torch2trt_onnx.precision import TYPES, ElementType, Precision, label
 from torch2trt_onnx.typecheck import onnx_type
 
 
@@ -38,12 +38,13 @@ def request(
     _refuse_split_dimensions(graph, inputs)
     tensors = {t.name: t for t in (*graph.ir.inputs, *graph.ir.outputs)}
     typed_inputs = [i.bound_to(str(i.name), ElementType.of(onnx_type(tensors[str(i.name)]))) for i in inputs]
+    sizes = _static_sizes(graph, inputs)
     typed_outputs, shapes = [], {}
     for asked, tensor in zip(outputs, graph.ir.outputs, strict=True):
         typed = asked.bound_to(tensor.name)
         typed.dtype = ElementType.of(onnx_type(tensor))
         typed_outputs.append(typed)
-        shapes[tensor.name] = tuple(d if isinstance(d, int) else -1 for d in tensor.shape or ())
+        shapes[tensor.name] = tuple(d if isinstance(d, int) else sizes.get(d, -1) for d in tensor.shape or ())
     wide = [o.name for o in typed_outputs if o.dtype is not None and o.dtype.name == "int64"]
     if wide and not backend.capabilities.int64:
         raise InputError(
@@ -104,6 +105,9 @@ def _refuse_missing_types(plan: PrecisionPlan, backend: Backend) -> None:
         precision = Precision.of(node.runs_in)
         if not has.get(precision, True):
             lacking.setdefault(precision, []).append(f"{node.op} {node.name!r}")
+    for precision in map(Precision, _allowed(plan) if backend.typing == "weak" else ()):
+        if not has.get(precision, True):  # the builder needs its flag, whatever comes to use it
+            lacking.setdefault(precision, ["asked of the compiler, where the model gives no signal"])
     if lacking:
         raise PrecisionError(
             f"Requested {', '.join(p.value for p in lacking)}, but {backend.title} has no such type",
@@ -132,16 +136,31 @@ def _refuse_split_dimensions(graph: Graph, inputs: Sequence[Input]) -> None:
                 )
 
 
+def _static_sizes(graph: Graph, inputs: Sequence[Input]) -> dict[object, int]:
+    """Name of a dimension of the model -> its size, where the inputs leave it no range."""
+    shapes = {t.name: t.shape or () for t in graph.ir.inputs}
+    return {
+        symbol: given.opt_shape[axis]
+        for given in inputs
+        for axis, symbol in enumerate(shapes[str(given.name)])
+        if isinstance(symbol, str) and axis not in given.dynamic_axes
+    }
+
+
 def _refuse_reduced_outputs(outputs: Sequence[Output], precisions: Sequence[str]) -> None:
     """Under weak typing a Cast to a reduced type needs the flag of its precision, and that would free every layer to use it."""
-    for asked in outputs:
-        kind = asked.dtype.precision if asked.dtype is not None else None
-        if kind in (Precision.FP16, Precision.BF16) and kind.value not in precisions:
-            raise InputError(
-                f"output {asked.name!r} cannot be {kind.value} without {kind.value} among the precisions",
-                why="under weak typing the Cast to it needs the builder's flag",
-                fix=f"add {kind.value} to precisions, or ask for float32",
-            )
+    reduced = [
+        (o.name, o.dtype.label)
+        for o in outputs
+        if o.dtype is not None and o.dtype.precision in (Precision.FP16, Precision.BF16)
+    ]
+    odd = [(name, kind) for name, kind in reduced if kind not in precisions]
+    if odd:
+        raise InputError(
+            f"outputs cannot have types that are not among the precisions: {', '.join(f'{name!r}: {kind}' for name, kind in odd)}",
+            why="under weak typing the Cast to it needs the builder's flag",
+            fix="add it to precisions, or ask for float32",
+        )
 
 
 def unused(plan: PrecisionPlan, built: BuildResult) -> str:
@@ -174,8 +193,17 @@ def asked_types(outputs: Sequence[Output], graph: Graph) -> dict[str, int]:
     """Output name -> ONNX type, where one was asked for.
 
     Raises:
-        InputError: an output that no node makes cannot have another type.
+        InputError: a type that TensorRT has not, or makes with Q/DQ alone; or an output that no node makes cannot have another type.
     """
+    given = {t.name: onnx_type(t) for t in graph.ir.outputs}
+    new = [o for o in outputs if o.dtype is not None and o.dtype.onnx != given.get(str(o.name))]
+    odd = [f"{o.name!r}: {o.dtype.label}" for o in new if o.dtype is not None and not _is_castable(o.dtype)]
+    if odd:
+        raise InputError(
+            f"outputs cannot have the types that were asked for: {', '.join(odd)}",
+            why="TensorRT has no such type, or makes it with QuantizeLinear in the model only",
+            fix=f"use one of {', '.join(t.name for t in TYPES if _is_castable(t))}",
+        )
     makers = {t.name: producer(t) for t in graph.ir.outputs}
     unmade = [o.name for o in outputs if o.dtype is not None and makers.get(str(o.name)) is None]
     if unmade:
@@ -185,6 +213,11 @@ def asked_types(outputs: Sequence[Output], graph: Graph) -> dict[str, int]:
             fix="ask for no type, or let the model compute something",
         )
     return {str(o.name): o.dtype.onnx for o in outputs if o.dtype is not None}
+
+
+def _is_castable(kind: ElementType) -> bool:
+    """Whether a Cast in TensorRT makes a type."""
+    return bool(kind.tensorrt) and kind.precision not in (Precision.FP8, Precision.INT4)
 
 
 def labels(outputs: Sequence[Output]) -> list[str]:

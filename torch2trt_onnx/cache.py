@@ -63,6 +63,8 @@ class Cache:
             identity = entry.stat().st_ino
         except OSError:
             return None
+        if not os.access(entry, os.R_OK | os.X_OK):
+            return None  # another user's, who keeps it to himself
         problem = _problem(entry, key)
         if problem:
             with contextlib.suppress(OSError):
@@ -94,6 +96,7 @@ class Cache:
             fill(fresh)
             Manifest.read(fresh)
             (fresh / STAMP).write_text(key)
+            fresh.chmod(self.folder.stat().st_mode & 0o777)  # `mkdtemp` makes folders for one user alone
             with contextlib.suppress(FileExistsError):
                 _rename(fresh, entry)
         except OSError as error:
@@ -143,10 +146,14 @@ class Cache:
                         shutil.rmtree(path, ignore_errors=True)
 
 
-def take(folder: Path, into: Path) -> Manifest:
-    """Bring the files of a saved folder to another, so that they stay when the first one goes: by links where the file system has them.
+def take(folder: Path, into: Path, *, may_link: bool = False) -> Manifest:
+    """Bring the files of a saved folder to another, so that they stay when the first one goes.
 
-    External weights are copied, because onnx refuses to read them from a file with two names.
+    Args:
+        folder: that has a manifest.
+        into: another one.
+        may_link: by links, where the file system has them: only of files that nobody writes to in place. External weights are copied all
+            the same, because onnx refuses to read them from a file with two names.
 
     Returns:
         The manifest, which stays behind.
@@ -157,17 +164,16 @@ def take(folder: Path, into: Path) -> Manifest:
     """
     manifest = Manifest.read(folder)
     for name in manifest.files:
-        if name.endswith(".data") or not _link(folder / name, into / name):
+        if not may_link or name.endswith(".data") or not _link(folder / name, into / name):
             shutil.copyfile(folder / name, into / name)
-    if Manifest.read(folder) != manifest:
-        raise ManifestError("the folder was replaced while it was read", where=str(folder), fix="read it again")
+    manifest.check_still(folder)
     return manifest
 
 
 def _link(path: Path, to: Path) -> bool:
     """Give a file a second name; whether the file system can."""
     try:
-        os.link(path, to)
+        os.link(path.resolve(), to)  # `link` itself would give a symbolic link a second name
     except OSError:  # another file system, or one without links; or the file is gone, which a copy will say
         return False
     return True

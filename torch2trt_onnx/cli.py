@@ -282,6 +282,8 @@ def _take_flags(given: dict[str, Any]) -> None:
         given["backend"] = given["backend"] or f"tensorrt-{found.typing}"
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
+    if found.ignored:
+        click.echo(f"note: these flags are passed over: {' '.join(found.ignored)}", err=True)
 
 
 @main.command()

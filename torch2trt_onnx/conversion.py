@@ -103,13 +103,13 @@ def convert(
         weights = WeightStore(folder)
         with clock("load"):
             shelf = Shelf(cache, model, key)
-            if (known := shelf.find(folder)) is not None:
+            if (known := shelf.find(folder, source.title(model))) is not None:
                 return known
             given = source.load(model)
         with clock("export"):
             opset = options.opset or asked.opset or (None if has_int64 else OLD_OPSET)
             exported = exporters.export(given, inputs, weights, exporter=options.exporter, opset=opset)
-            if (known := shelf.find(folder, exported)) is not None:
+            if (known := shelf.find(folder, given.name, exported)) is not None:
                 return known
             wanted = named_outputs(outputs, [o.name for o in exported.model.graph.output])
         with clock("passes"), _paused_gc():
@@ -156,8 +156,9 @@ def convert(
                 signature=exported.signature.to_json(),
             ),
         )
-    warn(report)
-    return shelf.keep(conversion)
+    shelf.keep(conversion)
+    warn(report)  # last: where warnings are errors, what was made is kept all the same
+    return conversion
 
 
 def _measure(report: Report, seconds: dict[str, float], weights: int, engine: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -29,6 +30,9 @@ def replace_atomically(directory: Path) -> Iterator[Path]:
         for path in files:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+        for path in files:
+            if (directory / path.name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(directory / path.name))
         for path in files:
             path.replace(directory / path.name)
     finally:

@@ -37,6 +37,7 @@ def key(
     options: Options,
     engine: Sequence[str] = (),
     signature: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
     is_exported: bool = False,
 ) -> str:
     """The name of what a conversion would make.
@@ -50,6 +51,7 @@ def key(
         options: all but `LIMITS`.
         engine: what would build it, and for what; see `engine_facts`.
         signature: what the model takes and returns, where it is known: two modules may have one graph and return it in different forms.
+        notes: what the export warned of, which tells modules apart whose graphs at the opt shape are the same.
         is_exported: whether the hash is that of the exported graph.
 
     Raises:
@@ -64,6 +66,8 @@ def key(
         "options": settings,
         "engine": list(engine),
         "signature": signature,
+        "notes": list(notes),
+        "state": _state(),
         "versions": versions(MADE_WITH),
         "code": _own_code(),
         "platform": [sys.platform, platform.machine()],
@@ -77,6 +81,20 @@ def engine_facts(backend: Backend | None, options: Options) -> tuple[str, ...]:
         return ()
     device = () if backend.capabilities.targets else (gpu_name(), *backend.targets(options))
     return backend.product, backend.typing, backend.title, *device
+
+
+def _state() -> list[Any]:
+    """What else PyTorch's results depend on: settings of the whole process. Where it is not loaded they are as it has them at first."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return ["torch.float32", "cpu", "highest", []]
+    casts = [[kind, str(torch.get_autocast_dtype(kind))] for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    return [
+        str(torch.get_default_dtype()),
+        str(torch.get_default_device()),
+        torch.get_float32_matmul_precision(),
+        casts,
+    ]
 
 
 def _told(value: object) -> Any:

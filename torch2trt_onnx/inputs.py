@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -74,7 +75,10 @@ class Input:
                 why=f"shape={shape}, min_shape={min_shape}, opt_shape={opt_shape}, max_shape={max_shape}, profiles={profiles}",
             )
         ranges = profiles if profiles is not None else [tuple(s if s is not None else shape for s in triple)]
-        self.profiles: tuple[Range, ...] = tuple(_range(r, where) for r in ranges)
+        try:
+            self.profiles: tuple[Range, ...] = tuple(_range(list(r), where) for r in ranges)
+        except TypeError:
+            raise InputError(f"{profiles!r} are no profiles", where=where, fix="give [(min, opt, max), ...]") from None
         if not self.profiles or len({len(r[0]) for r in self.profiles}) > 1:
             raise InputError(f"the ranks of the profiles differ, or there is none: {profiles}", where=where)
         self.min_shape: Shape = tuple(map(min, zip(*(r[0] for r in self.profiles), strict=True)))
@@ -112,14 +116,15 @@ class Input:
         """An Input from the command line: `NAME:SHAPE[:DTYPE][:FORMAT][:values=MIN..OPT..MAX]`.
 
         SHAPE is `1x3x224x224`, or `MIN..OPT..MAX` such as `1x3x224x224..4x3x224x224..8x3x224x224`, or several of those with commas, one
-        for each optimization profile. A 0-d shape is `scalar`. NAME may be left out, with its colon. The values of a shape tensor are
-        written like shapes: `size:2:int64:values=8x8..32x32..64x64`.
+        for each optimization profile. A 0-d shape is `scalar`. NAME may be left out, with its colon, or hold colons. The values of a shape
+        tensor are written like shapes: `size:2:int64:values=8x8..32x32..64x64`.
 
         Raises:
             InputError: the text does not have this form.
         """
         words = text.split(":")
-        shape_at = next((i for i, word in enumerate(words[:2]) if _SHAPES.fullmatch(word)), None)
+        # The last one, because names may hold colons and numbers ("input:0"), and nothing behind the shape looks like one.
+        shape_at = next((i for i in reversed(range(len(words))) if _SHAPES.fullmatch(words[i])), None)
         wrong = InputError(
             f"--input {text!r} is not NAME:SHAPE[:DTYPE][:FORMAT]",
             fix="for example x:1x3x224x224, ids:1x8..1x64..4x128:int64, or img:1x3x32x32:float16:channels_last",
@@ -135,7 +140,7 @@ class Input:
             asked[key] = word.removeprefix(VALUES)
         values = _parsed_range(asked["values"], text) if "values" in asked else (None, None, None)
         return cls(
-            name=words[0] if shape_at else None,
+            name=":".join(words[:shape_at]) or None,
             dtype=asked.get("dtype"),
             format=asked.get("format", "contiguous_format"),
             profiles=[_parsed_range(part, text) for part in words[shape_at].split(",")],
@@ -245,6 +250,8 @@ class Output:
             InputError: the text does not have this form.
         """
         name, *words = text.split(":")
+        while len(words) > 1 and not _is_asked(words[0]):  # of a name that holds colons ("out:0")
+            name += f":{words.pop(0)}"
         asked = {"format" if word in FORMATS else "dtype": word for word in words}
         if not name or not words or len(asked) != len(words):
             raise InputError(
@@ -260,6 +267,14 @@ class Output:
 
     def __repr__(self) -> str:
         return f"Output({self.name or ''} {self.dtype.name if self.dtype else ''} {self.format})"
+
+
+def _is_asked(word: str) -> bool:
+    """Whether a word is a format or a type."""
+    try:
+        return word in FORMATS or bool(ElementType.of(word))
+    except InputError:
+        return False
 
 
 def named_outputs(given: object, names: Sequence[str]) -> list[Output]:
@@ -339,7 +354,14 @@ def _values(given: Sequence[Sequence[int] | None], of: Input, where: str) -> Ran
         raise InputError(
             "give all three of min_values, opt_values and max_values", where=where, why=f"they are {given}"
         )
-    found = [tuple(int(v) for v in values or ()) for values in given]
+    if of.dtype is not None and not of.dtype.name.startswith(("int", "uint")):
+        raise InputError(f"a shape tensor has integers, and not {of.dtype.name}", where=where)
+    try:
+        found = [tuple(map(operator.index, values)) for values in given if values is not None]
+    except TypeError:
+        raise InputError(
+            "the values of a shape tensor are no flat sequences of integers", where=where, why=f"they are {given}"
+        ) from None
     if of.is_dynamic or any(len(values) != math.prod(of.opt_shape) for values in found):
         raise InputError(
             f"a shape tensor of shape {of.opt_shape} has {math.prod(of.opt_shape)} values, and its shape is static",
@@ -355,8 +377,8 @@ def _values(given: Sequence[Sequence[int] | None], of: Input, where: str) -> Ran
 def _dims(shape: Sequence[int] | None, where: str) -> Shape:
     assert shape is not None
     try:
-        dims = tuple(int(d) for d in shape)
-    except (TypeError, ValueError):
+        dims = tuple(map(operator.index, shape))
+    except TypeError:
         raise InputError(f"{shape!r} is not a shape", where=where, fix="use a tuple of integers") from None
     if any(d < 1 for d in dims):
         raise InputError(

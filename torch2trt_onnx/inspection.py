@@ -12,14 +12,15 @@ import onnx
 
 from torch2trt_onnx.backends import Backend
 from torch2trt_onnx.backends.layers import Binding
-from torch2trt_onnx.errors import SourceError
+from torch2trt_onnx.errors import ConversionError, SourceError
 from torch2trt_onnx.exporters import source
 from torch2trt_onnx.graph import PREFIX, Graph
 from torch2trt_onnx.passes import AnnotatePrecision
 from torch2trt_onnx.passes.match_pytorch import differences
 from torch2trt_onnx.plan import PrecisionPlan
 from torch2trt_onnx.precision import label
-from torch2trt_onnx.report import NodeReport, Report
+from torch2trt_onnx.report import SCHEMA, NodeReport, Report
+from torch2trt_onnx.schema import wrong
 from torch2trt_onnx.typecheck import onnx_type
 from torch2trt_onnx.weights import WeightStore
 
@@ -41,13 +42,26 @@ def read(path: Path) -> Report:
 
 
 def _read_folder(path: Path) -> Report:
+    file = path / "report.json"
     try:
-        return Report.from_json(json.loads((path / "report.json").read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        data = json.loads(file.read_bytes())
+        problem = wrong(data, SCHEMA, "the report")
+        if not problem and data["backend"] and "engine" not in data["sizes"]:
+            problem = "the report tells no size of its engine"
+        if problem:
+            raise ValueError(problem)
+        return Report.from_json(data)
+    except FileNotFoundError:
         raise SourceError(
-            "the folder holds no report of a conversion",
-            where=str(path / "report.json"),
-            why=f"{type(error).__name__}: {error}",
+            "the folder holds no report of a conversion", where=str(file), fix="name a folder that `convert -o` wrote"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ConversionError) as error:
+        why = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise SourceError(
+            "the report of the conversion cannot be read",
+            where=str(file),
+            why=why,
+            fix="another version wrote it, or it is damaged: convert and save it again",
         ) from None
 
 

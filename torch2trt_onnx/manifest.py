@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,10 +19,10 @@ from torch2trt_onnx import fitness, wire
 from torch2trt_onnx.backends import Backend, library
 from torch2trt_onnx.errors import EngineMismatchError, ManifestError
 from torch2trt_onnx.fitness import AGAIN, Engine, FileEntry, Mismatch
-from torch2trt_onnx.hashing import hash_file, hash_json, hash_model
+from torch2trt_onnx.hashing import Stamp, hash_file, hash_json, hash_model, stamp
 from torch2trt_onnx.options import Options
 from torch2trt_onnx.report import Report
-from torch2trt_onnx.schema import SHA256, Each, wrong
+from torch2trt_onnx.schema import BINDING, SHA256, Each, wrong
 
 FORMAT = 1
 """The version of the form below. A change that an older reader would take wrongly needs a new one."""
@@ -210,6 +211,23 @@ class Manifest:
         names = [name for name in self.files if (every or name == ENGINE) and name not in known]
         return found + fitness.hashes(self.files, names, Path(folder))
 
+    def check_still(self, folder: str | Path, before: Sequence[Stamp] | None = None) -> None:
+        """Fail where a folder was written to meanwhile: then what was read from it may be of two conversions.
+
+        Args:
+            folder: that the manifest was read from.
+            before: its `stamps`, from before its files were checked; None: the manifest alone is compared.
+
+        Raises:
+            ManifestError: it was, or it is gone.
+        """
+        if Manifest.read(folder) != self or (before is not None and self.stamps(folder) != before):
+            raise ManifestError("the folder was replaced while it was read", where=str(folder), fix="read it again")
+
+    def stamps(self, folder: str | Path) -> list[Stamp]:
+        """What tells whether its files change; those that are not there have none."""
+        return [stamp(path) for name in self.files if (path := Path(folder) / name).is_file()]
+
     def damage(self, folder: str | Path) -> list[Mismatch]:
         """What of the files does not fit, wherever the engine runs. All are read, unless their sizes tell already."""
         found = fitness.sizes(self.files, FILES, Path(folder))
@@ -253,19 +271,11 @@ def _plain(data: Any) -> Any:
     return json.loads(json.dumps(data))
 
 
-_BINDING = {
-    "name": str,
-    "mode": str,
-    "dtype": str,
-    "dims": [int],
-    "format": str,
-    "profiles": [[[int]]],
-    "is_shape": bool,
-}
 _ENGINE = {
-    **dict.fromkeys(("product", "title", "version", "typing", "device", "platform"), str),
+    "product": re.compile("|".join(library.MODULES)),
+    **dict.fromkeys(("title", "version", "typing", "device", "platform"), str),
     "compute_capabilities": [str],
-    "bindings": [_BINDING],
+    "bindings": [BINDING],
     "verdicts": {"nodes": Each(str)},
     "version_compatible": bool,
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from torch2trt_onnx.errors import InputError
 
 EXPORTERS = ("torchscript", "dynamo")
+CAPABILITY = re.compile(r"[0-9]+\.[0-9]")
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ class Options:
             ("exporter", self.exporter not in EXPORTERS, f"one of {', '.join(EXPORTERS)}"),
             (
                 "compute_capabilities",
-                not isinstance(self.compute_capabilities, tuple) or not self.compute_capabilities,
-                "a tuple such as ('8.9',)",
+                not isinstance(self.compute_capabilities, tuple)
+                or not self.compute_capabilities
+                or not all(isinstance(c, str) and CAPABILITY.fullmatch(c) for c in self.compute_capabilities),
+                "a tuple such as ('8.9', '12.0')",
             ),
-            ("timeout", self.timeout <= 0, "above 0 seconds"),
-            ("memory_limit", self.memory_limit is not None and self.memory_limit <= 0, "above 0 bytes, or None"),
-            ("tolerance", self.tolerance is not None and self.tolerance < 0, "at least 0, or None"),
+            ("timeout", not self.timeout > 0, "above 0 seconds"),
+            ("memory_limit", self.memory_limit is not None and not self.memory_limit > 0, "above 0 bytes, or None"),
+            ("tolerance", self.tolerance is not None and not self.tolerance >= 0, "at least 0, or None"),
         ]
         for name, is_wrong, right in wrong:
             if is_wrong:

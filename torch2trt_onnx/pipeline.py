@@ -75,7 +75,7 @@ def lowering(
         has_int64: whether the TensorRT that it is for has int64.
     """
     match: list[Step] = [MatchPyTorch()] if fidelity == "pytorch" else []
-    narrow: list[Step] = [] if has_int64 else [NarrowIntegers()]
+    narrow: list[Step] = [] if has_int64 else [NarrowIntegers(outputs or {})]
     return [
         Retype(),  # before the clean-up, which folds the Casts that it puts at weights, and drops those that it makes pointless
         *match,  # after Retype, which decides what is fp16; before the clean-up, which folds its Casts of weights too

@@ -70,7 +70,7 @@ def decide(
     planner.choose()
     place(planner.sketch, planner.fits, shapes)
     planner.write()
-    return [*planner.notes, *_check_result(planner.sketch.choices, asked, targets)]
+    return [*planner.notes, *_check_result(planner.sketch.choices, asked, targets, compiler_chooses)]
 
 
 def _leaves_choice(graph: Graph, asked: Asked) -> bool:
@@ -203,7 +203,7 @@ class _Planner:
         removed = node.op == "Cast" and given == FP32 and why_origin == "narrowed"  # no rounding: free to be nothing
         free = told is None and (removed or self._is_free(node, origin))
         if kind == given and told is None and not obstacles:
-            if self.compiler_chooses:
+            if self.compiler_chooses and not self._is_pinned(node):
                 return Choice(
                     node, given, kind, COMPILER, f"the model gives no signal: any of {self.asked.words}; {said}"
                 )
@@ -215,8 +215,7 @@ class _Planner:
         if told is not None:
             to, number, text = told
             return [to], "rule", f"rule {number}: {text}"
-        pinned = self.asked.weightless == "fp32" and self._is_weightless(node) and node.op not in MOVING
-        if pinned and given != FP32 and (self.enabled is None or FP32 in self.enabled):
+        if self._is_pinned(node) and given != FP32 and (self.enabled is None or FP32 in self.enabled):
             return [FP32], "policy", "weightless nodes are fp32"
         if self.enabled is None or given in self.enabled:
             # Where TensorRT has no such kernel, fp32 holds the same values.
@@ -234,8 +233,10 @@ class _Planner:
         origin = "narrowed" if given == FP32 else "widened"
         return order, origin, f"{label(given)} was not asked for"
 
-    def _is_weightless(self, node: gs.Node) -> bool:
-        return bool(node.metadata.get(f"{PREFIX}origin") == "tensors")
+    def _is_pinned(self, node: gs.Node) -> bool:
+        """Whether a node without weights is to be fp32, as the user asked of them all."""
+        weightless = node.metadata.get(f"{PREFIX}origin") == "tensors"
+        return self.asked.weightless == "fp32" and weightless and node.op not in MOVING
 
     def _is_free(self, node: gs.Node, origin: str) -> bool:
         """Whether a node may take another type than its own where that is cheaper."""
@@ -352,7 +353,7 @@ def _loss(values: np.ndarray, to: int) -> str:
     return f"all {nonzero} values become zero" if nonzero and zero == nonzero else ""
 
 
-def _check_result(choices: Sequence[Choice], asked: Asked, targets: Sequence[str]) -> list[str]:
+def _check_result(choices: Sequence[Choice], asked: Asked, targets: Sequence[str], weak: bool) -> list[str]:
     """Fail where nothing runs as asked, or a device lacks a precision; warnings of what was not asked for and stays."""
     runs: dict[Precision, list[gs.Node]] = defaultdict(list)
     for choice in choices:
@@ -379,9 +380,16 @@ def _check_result(choices: Sequence[Choice], asked: Asked, targets: Sequence[str
     if reduced and not reduced & set(runs) and not any(choice.origin == COMPILER for choice in choices):
         raise PrecisionError(
             f"{', '.join(sorted(p.value for p in reduced))} was asked for, and not one node of the model runs in it",
-            why="under strong typing the types in the graph are the types of the network, so this would be an fp32 engine",
+            why="what is asked for leaves TensorRT no choice, and each layer would be told fp32"
+            if weak
+            else "under strong typing the types in the graph are the types of the network, so this would be an fp32 engine",
             fix="cast layers in the model (layer.half(), torch.autocast), write rules, or leave fp32 out of precisions to narrow it all; "
-            "choosing nodes for you (policy='auto') is not built yet, but a weakly typed TensorRT does it (backend='tensorrt-weak')",
+            + (
+                "without policy='source', and with no rule or strict against it, TensorRT chooses for you"
+                if weak
+                else "choosing nodes for you (policy='auto') is not built yet, but a weakly typed TensorRT does it "
+                "(backend='tensorrt-weak')"
+            ),
         )
     outside = {p: nodes for p, nodes in runs.items() if p.is_quantized and p not in asked.precisions}
     if outside and asked.strict:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import Any
 
 from torch2trt_onnx.backends.layers import LABELS, Binding, EngineLayer, EngineTensor
 from torch2trt_onnx.compare import Comparison, OutputComparison
 from torch2trt_onnx.plan import Asked, NodePlan, PrecisionPlan
 from torch2trt_onnx.proof import OVERRIDDEN, UNVERIFIABLE
+from torch2trt_onnx.schema import BINDING, Each
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,45 @@ REPORTED = ("network", "layers", "verdict", "evidence", "inside")
 
 RESTORED = ("source", "warnings", "lost_inputs", "backend", "seconds", "sizes", "constraints")
 """What of a `Report` is in JSON as it is."""
+
+
+_NODE = {
+    **dict.fromkeys(("name", "op", "precision", "origin", "reason", "module", "source", "authored", "quantized"), str),
+    **dict.fromkeys(("verdict", "evidence", "inside"), str),
+    **{key: [str] for key in ("outputs", "tensors", "network", "layers")},
+}
+_OUTPUT = {
+    **dict.fromkeys(("name", "dtype", "reference_dtype"), str),
+    "shape": [int],
+    "absolute": Real,
+    "relative": Real,
+    "ok": bool,
+}
+_TENSORS = [{"name": str, "dtype": str, "dims": [int]}]
+SCHEMA: dict[str, Any] = {
+    "source": str,
+    "backend": str,
+    **{key: [str] for key in ("warnings", "lost_inputs", "targets")},
+    "plan": Each(object),
+    "nodes": [_NODE],
+    "changes": [[str]],
+    "comparison": (
+        None,
+        {"made": bool, "reference": str, "tolerance": Real, "outputs": [_OUTPUT], "shapes": [str], "ok": bool},
+    ),
+    "layers": [
+        {
+            **dict.fromkeys(("name", "type", "tactic"), str),
+            **dict.fromkeys(("inputs", "constants", "outputs"), _TENSORS),
+            "nodes": [str],
+        }
+    ],
+    "bindings": [BINDING],
+    "seconds": Each(Real),
+    "sizes": Each(int),
+    "constraints": [Each(object)],
+}
+"""The form of a report: keys that must be there, and the types of their values."""
 
 
 def _layer(row: dict[str, Any]) -> EngineLayer:

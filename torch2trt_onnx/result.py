@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import onnx
 
@@ -54,7 +57,8 @@ class Conversion:
         self.report, self.signature, self._manifest = report, signature, manifest
         self._onnx_path, self._engine_path, self._product = onnx_path, engine_path, product
         self._runner: Callable[..., Any] | None = None
-        self._cleanup = weakref.finalize(self, shutil.rmtree, onnx_path.parent, ignore_errors=True)
+        self._lock = threading.Lock()
+        self._cleanup = weakref.finalize(self, _remove, onnx_path.parent, os.getpid())
 
     @property
     def plan(self) -> PrecisionPlan:
@@ -64,12 +68,12 @@ class Conversion:
     @property
     def onnx(self) -> onnx.ModelProto:
         """The final graph, with its weights inside: read anew from the disk each time."""
-        return onnx.load(self._onnx_path)
+        return onnx.load(self._there(self._onnx_path))
 
     @property
     def engine(self) -> bytes:
         """The serialized engine; empty with backend="none". Read anew from the disk each time."""
-        return self._engine_path.read_bytes() if self._engine_path is not None else b""
+        return self._there(self._engine_path).read_bytes() if self._engine_path is not None else b""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it on tensors of PyTorch, as the source model is called: the engine, where this machine has a GPU and a TensorRT for it, else
@@ -79,13 +83,15 @@ class Conversion:
             InputError: an argument is not as the engine takes it; see `runtime.Engine`.
             EngineError: TensorRT or ONNX Runtime refuses to run.
         """
-        if self._runner is None:
-            from torch2trt_onnx.runtime import fallback
+        with self._lock:  # threads that call it first would write one and the same file for ONNX Runtime
+            if self._runner is None:
+                from torch2trt_onnx.runtime import fallback
 
-            self._runner, why = fallback.choose(self.engine, self._product, self._onnx_path, self.signature)
-            if why:
-                text = f"ONNX Runtime on the CPU computes the results of this conversion, not TensorRT: {why}"
-                warnings.warn(text, ConversionWarning, stacklevel=2)
+                path = self._there(self._onnx_path)
+                self._runner, why = fallback.choose(self.engine, self._product, path, self.signature)
+                if why:
+                    text = f"ONNX Runtime on the CPU computes the results of this conversion, not TensorRT: {why}"
+                    warnings.warn(text, ConversionWarning, stacklevel=2)
         return self._runner(*args, **kwargs)
 
     def module(self) -> EngineModule:
@@ -95,12 +101,14 @@ class Conversion:
         return EngineModule(self)
 
     def save(self, directory: str | Path) -> Path:
-        """Write `model.onnx` (from 2 GB on with `model.onnx.data`), `model.engine` and `report.json`, each whole or not at all.
+        """Write `model.onnx` (from 2 GB on with `model.onnx.data`), `model.engine`, `report.json` and `manifest.json`, each whole or not at
+        all.
 
         Raises:
             OutputError: the folder cannot be made or written, or the disk is full; files that were there before are as they were.
         """
         directory = Path(directory)
+        self._there(self._onnx_path)
         with disk_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
             with replace_atomically(directory) as fresh:
@@ -110,12 +118,12 @@ class Conversion:
                 model = onnx.load(self._onnx_path, load_external_data=False)
                 store.save(model, fresh / "model.onnx", inline_below=INLINE_LIMIT)
                 if self._engine_path is not None:
-                    (fresh / "model.engine").write_bytes(self.engine)
+                    shutil.copyfile(self._engine_path, fresh / ENGINE)
                 (fresh / "report.json").write_text(json.dumps(self.report.to_json(), indent=1))
                 manifest = self._manifest.with_files(fresh)
                 manifest.write(fresh)
             for name in FILES:  # of an earlier conversion: an engine beside another graph is nobody's
-                if name not in manifest.files:
+                if name not in manifest.files and not (directory / name).is_dir():
                     (directory / name).unlink(missing_ok=True)
         return directory
 
@@ -132,24 +140,64 @@ class Conversion:
             EngineMismatchError: it names everything that does not fit.
         """
         directory = Path(directory)
-        Manifest.read(directory).check(directory, device=device, every=True)
+        manifest = Manifest.read(directory)
+        before = manifest.stamps(directory)
+        manifest.check(directory, device=device, every=True)
         with workspace() as folder, disk_errors(folder):
-            return cls.taken(directory, folder)
+            take(directory, folder)
+            manifest.check_still(directory, before)
+            found = cls.taken(manifest, folder)
+        warn(found.report)
+        return found
 
     @classmethod
-    def taken(cls, directory: Path, folder: Path) -> Conversion:
-        """A conversion from a saved folder that was checked, its files in `folder`; it warns as it did when it was made."""
-        manifest, report = take(directory, folder), inspection.read(folder)
+    def taken(cls, manifest: Manifest, folder: Path, name: str | None = None) -> Conversion:
+        """A conversion whose files were taken from a saved folder.
+
+        Args:
+            manifest: of that.
+            folder: where the files are now. It goes with the conversion.
+            name: of the model, where it has another now.
+        """
+        report = inspection.read(folder)
+        if name is not None:
+            report.source, manifest = name, replace(manifest, source={**manifest.source, "name": name})
         signature = Signature.from_json(manifest.signature) if manifest.signature is not None else None
         path, product = (folder / ENGINE, manifest.engine.product) if manifest.engine is not None else (None, "")
-        warn(report)
         return cls(report, folder / ONNX, path, signature=signature, product=product, manifest=manifest)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Conversion owns a temporary folder, and cannot be pickled or copied: save it, and load it with Conversion.load"
+        )
 
-def warn(report: Report) -> None:
-    """Warn of everything that the user must hear of, in the name of whoever called `convert`."""
+    @staticmethod
+    def _there(path: Path) -> Path:
+        """A file of this conversion.
+
+        Raises:
+            OutputError: something has removed it.
+        """
+        if not path.is_file():
+            raise OutputError(
+                "the files of this conversion are gone",
+                where=str(path.parent),
+                why="something has emptied the folder for temporary files",
+                fix="convert again, and save at once; TMPDIR moves the folder",
+            )
+        return path
+
+
+def _remove(folder: Path, owner: int) -> None:
+    """Remove a folder, unless this process is a fork of its owner, who may still need it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def warn(report: Report, stacklevel: int = 3) -> None:
+    """Warn of everything that the user must hear of, in the name of whoever called the caller of this."""
     for note in report.warnings:
-        warnings.warn(note, ConversionWarning, stacklevel=3)
+        warnings.warn(note, ConversionWarning, stacklevel)
 
 
 @contextmanager
@@ -170,7 +218,7 @@ def disk_errors(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            "a file could not be written",
+            "a file could not be written or read",
             where=str(error.filename or where),
             why=error.strerror or str(error),
             fix="free space (the temporary folder needs about 3 times the weights; TMPDIR moves it), or choose another folder",

@@ -7,6 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 SHA256 = re.compile("[0-9a-f]{64}")
+BINDING: dict[str, Any] = {
+    "name": str,
+    "mode": str,
+    "dtype": str,
+    "dims": [int],
+    "format": str,
+    "profiles": [[[int]]],
+    "is_shape": bool,
+}
+"""An input or output; see `backends.layers.Binding`."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from torch2trt_onnx.cache import Cache
+from torch2trt_onnx.cache import Cache, take
 from torch2trt_onnx.errors import ConversionError, ConversionWarning, OutputError
 from torch2trt_onnx.exporters import Exported, source
 from torch2trt_onnx.hashing import hash_model
-from torch2trt_onnx.result import Conversion
+from torch2trt_onnx.manifest import FILES
+from torch2trt_onnx.result import Conversion, warn
 
 
 class Shelf:
@@ -27,8 +28,15 @@ class Shelf:
         self._cache = Cache(folder) if folder is not None else None
         self._name, self._key = "", key
 
-    def find(self, folder: Path, exported: Exported | None = None) -> Conversion | None:
-        """What is known already, with files of its own in `folder`. A module in memory is known by its exported graph only."""
+    def find(self, folder: Path, name: str, exported: Exported | None = None) -> Conversion | None:
+        """What is known already, with files of its own in `folder`; it warns as it did when it was made. A module in memory is known by its
+        exported graph only.
+
+        Args:
+            folder: of the conversion.
+            name: what the model is called now; the one that the entry was made from may have been elsewhere.
+            exported: once it is there.
+        """
         if self._cache is None or (self.mark is None) is (exported is None):
             return None
         if exported is None:
@@ -36,12 +44,20 @@ class Shelf:
             self._name = self._key(source_sha256=self.mark.sha256)
         else:
             sha256, signature = hash_model(exported.model, folder), exported.signature.to_json()
-            self._name = self._key(source_sha256=sha256, signature=signature, is_exported=True)
+            self._name = self._key(source_sha256=sha256, signature=signature, notes=exported.warnings, is_exported=True)
         try:
             entry = self._cache.get(self._name)
-            return Conversion.taken(entry, folder) if entry is not None else None
+            if entry is None:
+                return None
+            found = Conversion.taken(take(entry, folder, may_link=True), folder, name)
         except (OSError, ConversionError):  # another process has just removed it
+            for (
+                file
+            ) in FILES:  # what is written under these names from now on must not go into the entry, through a link
+                (folder / file).unlink(missing_ok=True)
             return None
+        warn(found.report, stacklevel=4)
+        return found
 
     def keep(self, conversion: Conversion) -> Conversion:
         """Put a new conversion there, unless the file of its model was changed meanwhile; and give it back."""

@@ -105,12 +105,12 @@ class Signature:
         tensors: dict[str, torch.Tensor] = {}
         for key in given:
             if key not in wanted:
-                raise InputError(f"there is no argument {key!r}", fix=f"it takes {self._spoken()}")
+                raise InputError(f"there is no argument {_title(key)}", fix=f"it takes {self._spoken()}")
         for key, tree in wanted.items():
             if key in given:
                 self._match(tree, given[key], str(key), tensors)
             elif any(leaf.name not in self.lost for leaf in leaves(tree)) or not any(leaves(tree)):
-                raise InputError(f"the argument {key!r} is missing", fix=f"it takes {self._spoken()}")
+                raise InputError(f"the argument {_title(key)} is missing", fix=f"it takes {self._spoken()}")
         return {name: tensor for name, tensor in tensors.items() if name not in self.lost}
 
     def build(self, outputs: Mapping[str, torch.Tensor]) -> Any:
@@ -151,7 +151,7 @@ class Signature:
             words = (tuple(map(str, data[k])) for k in ("parameters", "lost", "notes"))
             parameters, lost, notes = words
             return cls(tuple(args), dict(kwargs), result, parameters, dict(defaults), lost, notes)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last of torch.device
             why = f"{type(error).__name__}: {error}"
             raise SourceError("the signature of the model cannot be read", why=why) from None
 
@@ -197,6 +197,11 @@ class Signature:
                 why="what is not a tensor is a constant in the graph",
                 fix=f"pass {tree!r}, or convert the model with the other value",
             )
+
+
+def _title(key: str | int) -> str:
+    """What messages call a parameter: one without a name by its place."""
+    return f"#{key}" if isinstance(key, int) else repr(key)
 
 
 def _equal(a: Any, b: Any) -> bool:

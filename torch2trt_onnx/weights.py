@@ -171,15 +171,17 @@ class WeightStore:
 
     def inline(self, model: onnx.ModelProto) -> None:
         """Put the tensors that a model refers to into the model, in place."""
+        tensors = [t for t in _tensors(model.graph) if t.data_location == TensorProto.EXTERNAL]
+        if not tensors:
+            return  # a saved model has its weights inside already, and no store beside it
         with self.path.open("rb") as source:
-            for tensor in _tensors(model.graph):
-                if tensor.data_location == TensorProto.EXTERNAL:
-                    _, offset, length = _reference(tensor)
-                    source.seek(offset)
-                    data = source.read(length)
-                    tensor.ClearField("external_data")
-                    tensor.ClearField("data_location")
-                    tensor.raw_data = data
+            for tensor in tensors:
+                _, offset, length = _reference(tensor)
+                source.seek(offset)
+                data = source.read(length)
+                tensor.ClearField("external_data")
+                tensor.ClearField("data_location")
+                tensor.raw_data = data
 
     def nbytes(self, model: onnx.ModelProto) -> int:
         """The size in bytes of the tensors that a model refers to."""

@@ -144,7 +144,8 @@ def probed(product: str) -> dict[str, Any]:
                 WORKER, {"product": product}, Path(folder), model_name="its start", timeout=120, memory_limit=None
             )
         except WorkerError as error:
-            return {"version": library.version(product), "capabilities": {}, "problem": f"{error.what}: {error.why}"}
+            problem = ": ".join(filter(None, (error.what, error.why)))
+            return {"version": library.version(product), "capabilities": {}, "problem": problem}
 
 
 __all__ = [

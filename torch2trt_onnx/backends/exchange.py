@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch2trt_onnx.backends import inspector, layers
-from torch2trt_onnx.backends.job import InputJob, Job, NodeJob, OutputJob
+from torch2trt_onnx.backends.job import Dims, InputJob, Job, NodeJob, OutputJob
 from torch2trt_onnx.backends.layers import Binding, EngineLayer
 from torch2trt_onnx.errors import BackendError, BindingError, BuildError, InputError, ParseError
 from torch2trt_onnx.formats import Shape, tensorrt_format
@@ -142,6 +142,8 @@ def result(told: dict[str, Any], asked: Job, title: str) -> BuildResult:
     found, bindings = (layers if engine["form"] == "dump" else inspector).parse(engine["layers"])
     if engine["bindings"] is not None:
         bindings = [Binding.from_json(row) for row in engine["bindings"]]
+    values = {given.name: given.values for given in asked.inputs if given.values is not None}
+    bindings = [_with_values(b, values.get(b.name), engine["form"]) for b in bindings]
     _check_bindings(asked, bindings)
     return BuildResult(
         title,
@@ -155,6 +157,14 @@ def result(told: dict[str, Any], asked: Job, title: str) -> BuildResult:
         told["version"],
         asked.targets,
     )
+
+
+def _with_values(binding: Binding, values: tuple[Dims, Dims, Dims] | None, form: str) -> Binding:
+    """A binding with the values of a shape tensor that were asked for, where the engine does not tell them: a dump has shapes in their
+    place, and TensorRT 8.6 nothing."""
+    if values is None or (form != "dump" and all(binding.profiles)):
+        return binding
+    return replace(binding, profiles=(values,) * len(binding.profiles))
 
 
 def _check_bindings(asked: Job, bindings: Sequence[Binding]) -> None:

@@ -20,6 +20,13 @@ import psutil
 from torch2trt_onnx.errors import WorkerError
 
 POLL_SECONDS = 0.05
+START = """
+import sys
+sys.path[:] = [path for path in sys.path if path]
+import runpy
+runpy.run_module(sys.argv.pop(1), run_name="__main__")
+"""
+"""Runs a module as `python -m` does, which would put the current folder before everything: a stray `queue.py` there must not be run."""
 
 
 def run(
@@ -49,11 +56,11 @@ def run(
     job_path = folder / "job.json"
     job_path.write_text(json.dumps(job))
     limit = memory_limit or int(psutil.virtual_memory().available * 0.9)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or str(Path.cwd()) for p in sys.path)}
     errors = folder / "stderr.txt"
     with errors.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, str(job_path)],
+            [sys.executable, "-c", START, module, str(job_path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

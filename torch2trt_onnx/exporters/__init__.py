@@ -172,7 +172,11 @@ def _example(
     try:
         _run(adapter, asked)
         if not adapter.output_names:
-            raise ExportError(f"{name} returns no tensor", fix="let forward return at least one")
+            raise ExportError(
+                f"{name} returns no tensor",
+                why=f"it returns a {type(adapter.result).__name__}, in which PyTorch sees none",
+                fix="let forward return at least one, or a tuple, list or dict of them",
+            )
     except ExportError:
         raise
     except Exception as error:

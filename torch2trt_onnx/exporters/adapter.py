@@ -7,6 +7,7 @@ and repeated outputs. The adapter holds whatever is not a tensor, so that none o
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from torch2trt_onnx.errors import InputError
+from torch2trt_onnx.errors import ExportError, InputError
 from torch2trt_onnx.inputs import Input
 from torch2trt_onnx.signature import Leaf, Record, Signature
 
@@ -44,12 +45,14 @@ class Arguments:
         self.inputs: list[Input] = []
         for path, leaf in paths:
             if isinstance(leaf, (Input, torch.Tensor)):
-                found = Input.of(leaf)
+                found = copy.copy(Input.of(leaf))  # the user's own may stand for the input of another model as well
                 if found.name is None:
                     found.name = _leaf_name(path, named)
                 self.slots.append(len(self.leaves))
                 self.inputs.append(found)
                 leaf = None
+            else:
+                _refuse_hidden(leaf, _leaf_name(path, named))
             self.leaves.append(leaf)
         names = [i.name for i in self.inputs]
         for name in names:
@@ -118,6 +121,12 @@ class FlatAdapter(torch.nn.Module):
                 found[name] = leaf
                 leaf = Leaf(name)
             places.append(leaf)
+        if torch._C._is_tracing() and self.output_names not in ([], list(found)):
+            raise ExportError(
+                "the model returns sizes, which are numbers when it runs and tensors when it is traced",
+                where=f"output {', '.join(name for name in found if name not in self.output_names) or 'unknown'}",
+                fix="return no sizes, such as x.shape, or return them as tensors: torch._shape_as_tensor(x)",
+            )
         self.output_names = list(found)
         self.result = _unflattened(places, tree)
         if is_record:
@@ -224,6 +233,17 @@ def _unflattened(leaves: Sequence[Any], tree: pytree.TreeSpec) -> Any:
         return pytree.tree_unflatten(leaves, tree)
     except Exception:
         return None
+
+
+def _refuse_hidden(value: Any, name: str) -> None:
+    """Fail where a constant has tensors inside: tracing would make constants of them, without a word."""
+    hidden = [key for key, inner in getattr(value, "__dict__", {}).items() if isinstance(inner, (Input, torch.Tensor))]
+    if hidden:
+        raise InputError(
+            f"the argument {name} is a {type(value).__name__}, which PyTorch does not know as a container",
+            why=f"its tensors ({', '.join(hidden)}) would become constants of the graph",
+            fix=f"torch.export.register_dataclass({type(value).__name__}), or pass tensors, tuples, lists and dicts",
+        )
 
 
 def _leaf_name(path: tuple[Any, ...], named: list[tuple[str, Any]]) -> str:

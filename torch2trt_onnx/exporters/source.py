@@ -50,7 +50,7 @@ def load(model: object) -> Source:
         SourceError: the path does not exist, the file is not what it says, or the object is no model.
     """
     if isinstance(model, onnx.ModelProto):
-        return _onnx_source("the ModelProto", model, None)
+        return _onnx_source(title(model), model, None)
     if isinstance(model, (str, os.PathLike)):
         try:
             return _load_file(Path(model))
@@ -59,13 +59,22 @@ def load(model: object) -> Source:
     import torch
 
     if isinstance(model, torch.nn.Module):
-        return Source(getattr(model, "original_name", None) or type(model).__name__, module=_reopened(model))
+        return Source(title(model), module=_reopened(model))
     if isinstance(model, torch.export.ExportedProgram):
         return Source("the ExportedProgram", module=model.module(), program=model)
     raise SourceError(
         f"a {type(model).__name__} is not a model that we can convert",
         fix="pass an nn.Module, a ScriptModule, an ExportedProgram, a ModelProto, or the path of a TorchScript or ONNX file",
     )
+
+
+def title(model: object) -> str:
+    """What messages call a model: its path, or the name of its class. The same as the name of its `Source`."""
+    if isinstance(model, (str, os.PathLike)):
+        return str(Path(model))
+    if isinstance(model, onnx.ModelProto):
+        return "the ModelProto"
+    return getattr(model, "original_name", None) or type(model).__name__
 
 
 def fingerprint(model: object) -> Fingerprint | None:

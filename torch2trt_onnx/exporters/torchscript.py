@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 import torch
 
-from torch2trt_onnx.errors import ExportError
+from torch2trt_onnx.errors import ConversionError, ExportError
 from torch2trt_onnx.exporters import origins, symbolics
 from torch2trt_onnx.exporters.adapter import unique
 from torch2trt_onnx.precision import ElementType
@@ -45,6 +45,8 @@ def export(request: Request) -> onnx.ModelProto:
     with _for_tracing(), torch.no_grad():
         try:
             traced = torch.jit.trace(adapter, request.tensors, check_trace=False)
+        except ConversionError:
+            raise
         except Exception as error:
             raise _explained(error, "the model cannot be traced") from error
     opset = request.opset or (OPSET_BF16 if _mentions_bf16(traced, request.tensors) else OPSET)

@@ -23,11 +23,16 @@ TRTEXEC_TYPES = {
 }
 """trtexec's words for types; it knows no others."""
 
+TOOLS = frozenset({"trtexec", "polygraphy"})
 _OPERATOR = re.compile(r"\d?[<>|&;].*")
+_COMMENT = re.compile(r"(^|\s)#.*$", re.MULTILINE)
+_LOGGED = re.compile(r"^.*&&&& \w+ TensorRT\.trtexec .*?# ", re.MULTILINE)
+"""What trtexec logs before its own command line."""
 
 
 def split(flags: str | Sequence[str]) -> list[str]:
-    """The words of a command line, as a shell takes it apart. What the shell itself would take (`> log`, `| tee`) ends it.
+    """The words of a command line, as a shell takes it apart. What the shell itself would take (`> log`, `| tee`, `;`) ends it, where
+    it stands behind the tool.
 
     Raises:
         FlagError: a quotation mark is not closed.
@@ -35,17 +40,26 @@ def split(flags: str | Sequence[str]) -> list[str]:
     if not isinstance(flags, str):
         return list(flags)
     try:
-        words = shlex.split(flags.replace("\\\r\n", " ").replace("\\\n", " "))
+        line = _LOGGED.sub("", flags.replace("\\\r\n", " ").replace("\\\n", " "), count=1)
+        lexer = shlex.shlex(_COMMENT.sub("", line), posix=True, punctuation_chars=";")
+        lexer.whitespace_split, lexer.commenters = True, ""
+        words = list(lexer)
     except ValueError as error:
         raise FlagError("the command line cannot be taken apart", where=flags, why=str(error)) from None
-    end = next((i for i, word in enumerate(words) if _OPERATOR.fullmatch(word)), len(words))
+    start = next((i for i, word in enumerate(words) if any(_is_tool(word, tool) for tool in TOOLS)), 0)
+    end = next((i for i in range(start, len(words)) if _OPERATOR.fullmatch(words[i])), len(words))
     return words[:end]
 
 
 def after_tool(words: Sequence[str], tool: str) -> list[str]:
     """The words behind the name of a tool, which may be a path and have other words before it; all where it is not named."""
-    at = next((i for i, word in enumerate(words) if PurePosixPath(word.replace("\\", "/")).stem == tool), None)
+    at = next((i for i, word in enumerate(words) if _is_tool(word, tool)), None)
     return list(words if at is None else words[at + 1 :])
+
+
+def _is_tool(word: str, tool: str) -> bool:
+    """Whether a word is a tool, and not a flag whose path is called like one."""
+    return not word.startswith("-") and PurePosixPath(word.replace("\\", "/")).stem == tool
 
 
 def named_values(text: str, flag: str) -> list[tuple[str, str]]:

@@ -86,6 +86,8 @@ class Engine:
         """
         path = Path(path)
         if not path.is_dir():
+            if product is None and not path.exists():
+                raise EngineError("there is no such file or folder", where=str(path))
             if product is None:
                 raise InputError("a file does not tell which TensorRT built it", where=str(path), fix=_PRODUCTS)
             return cls(_read(path), product=product, signature=signature, device=device)
@@ -96,11 +98,12 @@ class Engine:
             raise EngineError(
                 "the folder has no engine", where=str(path), fix="convert with a back end, and save again"
             )
-        place = _device(device)
+        place, before = _device(device), manifest.stamps(path)
         here = _library(manifest.engine.product).__version__
         manifest.check(path, device=_capability(place), product_version=here)
-        known = signature if signature is not None else manifest.signature
-        return cls(_read(path / ENGINE), product=manifest.engine.product, signature=known, device=place)
+        known, data = signature if signature is not None else manifest.signature, _read(path / ENGINE)
+        manifest.check_still(path, before)
+        return cls(data, product=manifest.engine.product, signature=known, device=place)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call it as the source model is called.
