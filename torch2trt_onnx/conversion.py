@@ -156,8 +156,7 @@ def convert(
                 signature=exported.signature.to_json(),
             ),
         )
-    shelf.keep(conversion)
-    warn(report)  # last: where warnings are errors, what was made is kept all the same
+    warn(shelf.keep(conversion).report)  # last: where warnings are errors, what was made is kept all the same
     return conversion
 
 
