@@ -51,9 +51,8 @@ class Shelf:
                 return None
             found = Conversion.taken(take(entry, folder, may_link=True), folder, name)
         except (OSError, ConversionError):  # another process has just removed it
-            for (
-                file
-            ) in FILES:  # what is written under these names from now on must not go into the entry, through a link
+            for file in FILES:
+                # What is written under these names from now on must not go into the entry, through a link.
                 (folder / file).unlink(missing_ok=True)
             return None
         warn(found.report, stacklevel=4)

@@ -140,10 +140,9 @@ class Session(ABC):
                 read[key] = str(getattr(told, "name", told))
             except UnicodeDecodeError:
                 read[key] = "(not text)"
-        if not read["node"] and 0 <= error.node() < len(
-            self.job.nodes
-        ):  # TensorRT 8.6 tells the number of the node only
-            read["node"] = self.job.nodes[error.node()].name
+        number = error.node()
+        if not read["node"] and 0 <= number < len(self.job.nodes):  # TensorRT 8.6 tells the number of the node only
+            read["node"] = self.job.nodes[number].name
         read["text"] = read["text"].split("\n[checkMacros")[0]
         return read
 
