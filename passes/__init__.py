@@ -13,11 +13,13 @@ from torch2trt_onnx.passes.guard_recurrent_casts import GuardRecurrentCasts
 from torch2trt_onnx.passes.inline_ifs import InlineIfs
 from torch2trt_onnx.passes.lift_constants import LiftConstants
 from torch2trt_onnx.passes.match_pytorch import MatchPyTorch
+from torch2trt_onnx.passes.measure_ranges import MeasureRanges
 from torch2trt_onnx.passes.merge_casts import MergeCasts
 from torch2trt_onnx.passes.narrow_integers import NarrowIntegers
 from torch2trt_onnx.passes.repair_bfloat16 import RepairBFloat16
 from torch2trt_onnx.passes.repair_normalization import RepairNormalization
 from torch2trt_onnx.passes.retype import Retype
+from torch2trt_onnx.passes.switch_precision import SwitchPrecision
 
 __all__ = [
     "AnnotatePrecision",
@@ -33,10 +35,12 @@ __all__ = [
     "InlineIfs",
     "LiftConstants",
     "MatchPyTorch",
+    "MeasureRanges",
     "MergeCasts",
     "NarrowIntegers",
     "Pass",
     "RepairBFloat16",
     "RepairNormalization",
     "Retype",
+    "SwitchPrecision",
 ]

@@ -38,7 +38,7 @@ def test_convert_writes_four_files_and_prints_a_row_for_each_float_node(script_f
 
 def test_progress_is_plain_lines_on_standard_error(script_file, tmp_path):
     done = run("convert", script_file, "-i", SHAPES, "--backend", "none", "-o", tmp_path / "out")
-    assert done.stderr.split() == ["load", "export", "passes", "write", "compare"]
+    assert done.stderr.split() == ["load", "export", "repairs", "plan", "lowering", "write", "compare"]
 
 
 def test_convert_prints_the_report_as_json(script_file, tmp_path):

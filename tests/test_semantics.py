@@ -81,9 +81,14 @@ class TestLayerCasting:
             run(Layers(HALF, HALF).half(), {"fp32"}, [X.half()], strict=True)
         assert all(name in str(error.value) for name in ("a.weight", "b.weight", "Sigmoid"))
 
-    def test_d_fp32_weights_with_fp16_among_the_precisions_are_no_signal_and_no_silent_fp32_engine_either(self):
+    def test_d_fp32_weights_with_fp16_among_the_precisions_are_no_signal_so_that_what_is_safe_is_lowered(self):
+        conversion, _ = run(Layers(), {"fp32", "fp16"})
+        assert set(runs(conversion, "Gemm", "Sigmoid")) == {"fp16"}
+        assert {node.origin for node in conversion.plan.nodes if node.op == "Gemm"} == {"auto"}
+
+    def test_d_with_the_policy_source_there_is_no_silent_fp32_engine(self):
         with pytest.raises(PrecisionError, match="not one node"):
-            run(Layers(), {"fp32", "fp16"})
+            run(Layers(), {"fp32", "fp16"}, policy="source")
 
     def test_d_fp32_weights_with_only_fp16_asked_are_narrowed(self):
         conversion, _ = run(Layers(), {"fp16"})
@@ -278,7 +283,7 @@ class TestFreedom:
 
     @pytest.mark.parametrize("rule", [{"name": "/a/Gemm"}, {"module": "a.*"}, {"op": "Gemm", "tensor": "/a/*"}])
     def test_a_rule_finds_a_node_by_name_module_operator_and_output(self, rule):
-        conversion, _ = run(Layers(), {"fp32", "fp16"}, rules=[{**rule, "precision": "fp16"}])
+        conversion, _ = run(Layers(), {"fp32", "fp16"}, rules=[{**rule, "precision": "fp16"}], policy="source")
         assert runs(conversion, "Gemm") == ["fp16", "fp32"]
 
     def test_a_rule_widens_what_the_author_narrowed(self):

@@ -120,7 +120,7 @@ def test_an_onnx_model_with_its_weights_beside_it_is_read(net, tmp_path):
         ({"wrong": X}, "the graph has no input 'wrong'"),
         ([X[0]], "input 'x' has rank 4"),
         ([Input((1, 1, 8, 9))], "axis 3 of input 'x' is 8"),
-        (3, "inputs is a int"),
+        (3, "3 cannot stand for an input"),
     ],
 )
 def test_inputs_that_do_not_fit_an_onnx_graph_are_named(net, tmp_path, inputs, words):

@@ -367,8 +367,10 @@ class TestStrongTyping:
         assert all(not n.differs and n.network for n in conversion.report.nodes if n.plan.precision)
 
     def test_fp16_asked_of_a_plain_fp32_model_is_no_silent_fp32_engine(self, run):
+        conversion, _, _ = run(Layers(), {"fp32", "fp16"}, version="11.0", backend="tensorrt")
+        assert {n.precision for n in conversion.plan.nodes if n.op == "Gemm"} == {"fp16"}
         with pytest.raises(PrecisionError, match="not one node"):
-            run(Layers(), {"fp32", "fp16"}, version="11.0", backend="tensorrt")
+            run(Layers(), {"fp32", "fp16"}, version="11.0", backend="tensorrt", policy="source")
 
     def test_weak_typing_is_refused_on_11(self, run):
         with pytest.raises(BackendMissingError, match=r"TensorRT 11.0.0 has no weak typing"):

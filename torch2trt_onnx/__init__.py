@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch2trt_onnx.conversion import convert
     from torch2trt_onnx.errors import ConversionError, ConversionWarning
     from torch2trt_onnx.inputs import Input, Output
+    from torch2trt_onnx.limits import ErrorLimit
     from torch2trt_onnx.options import Options
     from torch2trt_onnx.plan import NodePlan, PrecisionPlan
     from torch2trt_onnx.precision import Precision
@@ -28,6 +29,7 @@ _HOMES = {
     "ConversionError": "errors",
     "ConversionWarning": "errors",
     "Engine": "runtime",
+    "ErrorLimit": "limits",
     "Input": "inputs",
     "NodePlan": "plan",
     "Options": "options",
@@ -45,6 +47,7 @@ __all__ = [
     "ConversionError",
     "ConversionWarning",
     "Engine",
+    "ErrorLimit",
     "Input",
     "NodePlan",
     "Options",

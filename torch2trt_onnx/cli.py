@@ -22,10 +22,12 @@ from torch2trt_onnx.errors import ConversionError, ConversionWarning, InputError
 from torch2trt_onnx.inputs import Input, Output
 
 if TYPE_CHECKING:
+    from torch2trt_onnx.limits import Limits
     from torch2trt_onnx.report import Report
 
 FAILED, UNPROVEN, DIFFERS = 1, 3, 4
 WEIGHTLESS, FIDELITIES = ["inherit", "fp32", "free"], ["tensorrt", "pytorch"]
+POLICIES = ["source", "auto"]
 BACKENDS = ["rtx", "tensorrt", "tensorrt-strong", "tensorrt-weak", "none"]
 FOLDER = click.Path(path_type=Path, file_okay=False)
 INPUT_HELP = (
@@ -33,6 +35,9 @@ INPUT_HELP = (
     "img:1x3x32x32:float16:channels_last, size:2:int64:values=8x8..32x32..64x64 (a shape tensor)."
 )
 OUTPUT_HELP = "The type or format of an output, where the model's is not wanted: logits:float16, mask:uint8:HWC."
+
+POLICY_HELP = "Who decides: auto lowers what the author did not type, where it is safe. Default: source, or auto where nothing is typed."
+ERROR_HELP = "How far outputs may be from fp32, by their largest value or cosine: 1e-2, logits:1e-2, logits:cosine:1e-3."
 
 
 class Parsed(click.ParamType[Any]):
@@ -81,6 +86,14 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
             "--flags", help="A command line of trtexec or Polygraphy, or a file that holds one: what it asks for."
         ),
         click.option("--rules", type=click.Path(path_type=Path), help="A TOML file of precisions for single nodes."),
+        click.option("--policy", type=click.Choice(POLICIES), help=POLICY_HELP),
+        click.option(
+            "--calibration",
+            type=click.Path(path_type=Path),
+            help="An .npz of real inputs, or a folder of them, to measure ranges and errors on. Default: random numbers.",
+        ),
+        click.option("--no-calibration", is_flag=True, help="Measure nothing; judge by the weights alone."),
+        click.option("--max-error", "limits", multiple=True, help=ERROR_HELP),
         click.option(
             "--weightless",
             type=click.Choice(WEIGHTLESS),
@@ -148,7 +161,9 @@ def convert(**given: Any) -> None:
                 given["model"],
                 list(given["inputs"] or []) or None,
                 given["precisions"],
-                **{key: given[key] for key in ("strict", "rules", "weightless", "fidelity")},
+                **{key: given[key] for key in ("strict", "rules", "weightless", "fidelity", "policy")},
+                calibration=_calibration(given),
+                max_error=_limits(given),
                 outputs=list(given["outputs"] or []),
                 backend=given["backend"],
                 options=options,
@@ -196,11 +211,13 @@ def plan(**given: Any) -> None:
         asked = Asked(
             parse_precisions(given["precisions"]),
             given["strict"],
+            given["policy"],
             rules=parse_rules(given["rules"]),
             weightless=given["weightless"],
             fidelity=given["fidelity"],
         )
-        found = preview(given["model"], list(given["inputs"] or []) or None, asked, options, weak=given["weak"])
+        inputs, data, limits = list(given["inputs"] or []) or None, _calibration(given), _limits(given)
+        found = preview(given["model"], inputs, asked, options, weak=given["weak"], calibration=data, limits=limits)
     except ConversionError as error:
         _fail(error)
     if given["as_json"]:
@@ -258,6 +275,20 @@ def flags(file: Path, tool: str, inputs: tuple[Input, ...], **how: Any) -> None:
     for note in notes:
         click.echo(f"warning: {note.message}", err=True)
     click.echo(text)
+
+
+def _calibration(given: Mapping[str, Any]) -> Path | bool | None:
+    """What `--calibration` and `--no-calibration` say."""
+    if given["calibration"] is not None and given["no_calibration"]:
+        raise click.UsageError("--calibration and --no-calibration exclude each other")
+    return False if given["no_calibration"] else given["calibration"]
+
+
+def _limits(given: Mapping[str, Any]) -> Limits | None:
+    """What `--max-error` says."""
+    from torch2trt_onnx.limits import Limits
+
+    return Limits.parse(given["limits"]) if given["limits"] else None
 
 
 def _take_flags(given: dict[str, Any]) -> None:

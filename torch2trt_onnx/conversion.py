@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from torch2trt_onnx import building, compare, exporters, identity, passes, pipeline, planning
+from torch2trt_onnx import building, compare, deciding, exporters, identity, passes, pipeline, planning
 from torch2trt_onnx.backends import Progress, find_backend
 from torch2trt_onnx.compare import Comparison
-from torch2trt_onnx.errors import PassError, PrecisionError
+from torch2trt_onnx.deciding import Decision
+from torch2trt_onnx.errors import PassError
 from torch2trt_onnx.exporters import Exported, source
 from torch2trt_onnx.gathering import gather
 from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.inputs import named_outputs
+from torch2trt_onnx.limits import Limits
 from torch2trt_onnx.manifest import Manifest
 from torch2trt_onnx.options import Options
-from torch2trt_onnx.plan import Asked, PrecisionPlan
-from torch2trt_onnx.precision import Precision, parse_precisions
+from torch2trt_onnx.plan import AUTO, Asked, PrecisionPlan
+from torch2trt_onnx.precision import parse_precisions
 from torch2trt_onnx.report import Report
 from torch2trt_onnx.result import Conversion, disk_errors, warn, workspace
 from torch2trt_onnx.rules import parse_rules
@@ -57,6 +59,8 @@ def convert(
     options: Options | None = None,
     cache: str | Path | None = None,
     progress: Progress | None = None,
+    calibration: object = None,
+    max_error: object = None,
 ) -> Conversion:
     """Convert a PyTorch or ONNX model to a TensorRT engine, in the precisions that its author chose.
 
@@ -66,8 +70,9 @@ def convert(
             arguments may be nested. For ONNX a list in the graph's order, or a dict by name; None where its shapes are static.
         precisions: the set that the engine may use, each as `torch.float16`, `"fp16"`, `Precision.FP16`, ...; None: as the source is typed.
         strict: the set is exact: fp32 is no way out; and the built engine must prove each node's precision.
-        policy: "source": each node keeps its source precision where that was asked for. None: so too, but a weakly typed TensorRT chooses
-            where the model gives no signal. "auto" is not built yet.
+        policy: "source": each node keeps its source precision where that was asked for. "auto": what the author did not type is lowered
+            where it is safe. None: "source"; or, where the model gives no signal, and fp32 and a reduced precision were asked for, "auto",
+            or what a weakly typed TensorRT chooses.
         rules: `Rule`s or mappings in a sequence, or the path of a TOML file: precisions of single nodes, over all else.
         weightless: nodes without weights: "inherit" what the source gives them, "fp32", or "free" to take what moves the fewest bytes.
         fidelity: "tensorrt": nodes compute inside as TensorRT does; "pytorch": with Casts, as PyTorch does.
@@ -76,6 +81,10 @@ def convert(
             "none": stop at the final ONNX graph.
         options: see `Options`.
         cache: a folder of earlier conversions (`Cache`): what was made from the same model, inputs, options and versions is taken from it.
+        calibration: real inputs, on which "auto" measures ranges and errors: samples in an iterable (mappings from input names to arrays,
+            or sequences in the order of the inputs), or the path of an .npz, or of a folder of them. None: random numbers; False: nothing.
+        max_error: how far the outputs may be from those in fp32, on the calibration data: a number (of the largest |a - b| by the largest
+            |b|), an `ErrorLimit`, or a mapping from outputs to either. Nodes stay in fp32 until it holds.
         progress: called with `phase`, `step` and `steps` as each step begins, and while TensorRT builds.
 
     Returns:
@@ -86,7 +95,7 @@ def convert(
     """
     options = options or Options()
     asked = Asked(parse_precisions(precisions), strict, policy, parse_rules(rules), weightless, fidelity)
-    _refuse_fidelity(asked)
+    limits = None if max_error is None else Limits.of(max_error)
     chosen = find_backend(backend)
     targets = chosen.targets(options) if chosen is not None else options.compute_capabilities
     has_int64 = chosen is None or chosen.capabilities.int64
@@ -97,6 +106,8 @@ def convert(
         asked=asked,
         options=options,
         engine=identity.engine_facts(chosen, options),
+        calibration=calibration,
+        limits=limits,
     )
     clock = _Clock(progress)
     with workspace() as folder, disk_errors(folder):
@@ -112,48 +123,45 @@ def convert(
             if (known := shelf.find(folder, given.name, exported)) is not None:
                 return known
             wanted = named_outputs(outputs, [o.name for o in exported.model.graph.output])
-        with clock("passes"), _paused_gc():
+        with clock("repairs"), _paused_gc():
             graph = Graph(exported.model, weights)
             records = pipeline.run(graph, pipeline.repairs(exported.bindings))
-            shapes = {str(i.name): i.opt_shape for i in exported.inputs}
+        with clock("plan"), _paused_gc():
             weak = chosen is not None and chosen.typing == "weak"
-            notes = planning.decide(graph, asked, shapes, targets, compiler_chooses=weak)
-            left = planning.left(graph)
+            request = deciding.Request(asked, exported.inputs, targets, folder, weak, calibration, limits)
+            decision = deciding.decide(graph, request)
+            rounded = planning.left(graph)
+        with clock("lowering"), _paused_gc():
             types = building.asked_types(wanted, graph)
             records += pipeline.run(graph, pipeline.lowering(asked.fidelity, types, has_int64=has_int64))
-            left += planning.left(graph)  # what `MatchPyTorch` computes in fp32, and rounds as before
             plan = _checked_plan(graph)
+            # What `MatchPyTorch` computes in fp32 rounds as before.
+            rounded += [*planning.left(graph), *plan.counts(), *building.labels(wanted)]
         with clock("write"):
             path = graph.write(folder / "model.onnx")
-            notes += _checked(path)
+            notes = [*decision.notes, *_checked(path)]
         job = None
         if chosen is not None:  # now, because what it refuses need not be compared first
             job = chosen.job(building.request(graph, plan, exported.inputs, wanted, path, chosen), options, folder)
         with clock("compare"), _paused_gc():
-            rounded = [*plan.counts(), *left, *building.labels(wanted)]
             comparison = (
-                _compared(given, exported, graph, path, rounded, types, options, folder) if options.compare else None
+                _compared(given, exported, graph, path, rounded, types, options, decision) if options.compare else None
             )
         built = None
         if chosen is not None and job is not None:
             with clock("build"):
                 built = chosen.build(job, options, folder, progress)
             notes += filter(None, [building.unused(plan, built), *building.untold(plan, built)])
-        report = gather(given.name, exported, graph, records, plan, comparison, built, notes)
-        engine = built.engine if built is not None else None
-        _measure(report, clock.seconds, weights.nbytes(graph.to_proto()), engine)
+        report = gather(given.name, exported, graph, records, plan, decision, comparison, built, notes)
+        _measure(report, clock.seconds, weights.nbytes(graph.to_proto()), built.engine if built is not None else None)
         conversion = Conversion(
             report,
             path,
-            engine,
+            built.engine if built is not None else None,
             signature=exported.signature,
             product=chosen.product if chosen is not None else "",
             manifest=Manifest.of(
-                report,
-                options,
-                chosen,
-                source_sha256=shelf.mark.sha256 if shelf.mark is not None else None,
-                signature=exported.signature.to_json(),
+                report, options, chosen, source_sha256=shelf.sha256, signature=exported.signature.to_json()
             ),
         )
     warn(shelf.keep(conversion).report)  # last: where warnings are errors, what was made is kept all the same
@@ -164,20 +172,6 @@ def _measure(report: Report, seconds: dict[str, float], weights: int, engine: Pa
     report.seconds, report.sizes = seconds, {"weights": weights}
     if engine is not None:
         report.sizes["engine"] = engine.stat().st_size
-
-
-def _refuse_fidelity(asked: Asked) -> None:
-    """Fail where PyTorch's arithmetic is asked for, and fp32 is not: that is what PyTorch computes in inside its fp16 kernels.
-
-    Raises:
-        PrecisionError: it is so.
-    """
-    if asked.fidelity == "pytorch" and asked.strict and asked.precisions and Precision.FP32 not in asked.precisions:
-        raise PrecisionError(
-            f"When strict is True, the precisions are exact ({asked.words}), and fidelity='pytorch' needs fp32 among them",
-            why="PyTorch computes Softmax, LayerNorm, Gelu and others in fp32 inside, and its Casts say so to TensorRT",
-            fix="add fp32 to precisions, or leave strict or fidelity out",
-        )
 
 
 def _checked_plan(graph: Graph) -> PrecisionPlan:
@@ -210,7 +204,7 @@ def _compared(
     rounded: Sequence[str],
     types: Mapping[str, int],
     options: Options,
-    folder: Path,
+    decision: Decision,
 ) -> Comparison:
     """Compare the final graph with the model.
 
@@ -222,9 +216,10 @@ def _compared(
         rounded: the precisions that either of them rounds to.
         types: output name -> ONNX type, where one was asked for.
         options: of the conversion.
-        folder: for temporary files.
+        decision: on the plan; where the user gave data to measure on, its first sample is what is compared on.
     """
-    tolerance = options.tolerance if options.tolerance is not None else compare.tolerance_of(rounded)
+    narrowed = decision.policy == AUTO
+    tolerance = options.tolerance if options.tolerance is not None else compare.tolerance_of(rounded, narrowed=narrowed)
     device: torch.device | None = None
     if exported.eager is not None:
         import torch
@@ -234,8 +229,10 @@ def _compared(
         device = next((p.device for p in parameters), torch.device("cpu"))
         inputs, what = exported.eager_inputs, "PyTorch, eager, on the CPU"
     else:
-        reference, what = _source_runner(exported, graph, folder), "the given ONNX model in ONNX Runtime"
+        reference, what = _source_runner(exported, graph, path.parent), "the given ONNX model in ONNX Runtime"
         inputs = exported.inputs
+    if (sample := decision.sample) is not None:
+        inputs = [i.holding(sample[i.name]) if i.name in sample else i for i in inputs]
     return compare.compare(path, graph, reference, inputs, device, tolerance, what=what, asked=types)
 
 

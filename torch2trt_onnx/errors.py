@@ -10,6 +10,7 @@
     │   └── PassError                a pass of this project failed on a node
     ├── FlagError                    a command line of another tool cannot be read, or cannot say a plan
     ├── ComparisonError              the numbers could not be compared, although that was required
+    ├── CalibrationError             the model could not be run on the calibration data
     ├── BackendError                 TensorRT said no
     │   ├── BackendMissingError      it is not installed, or cannot do this here
     │   ├── ParseError               its ONNX parser refused a node
@@ -80,6 +81,10 @@ class FlagError(ConversionError):
 
 class ComparisonError(ConversionError):
     """The numbers could not be compared, although that was required."""
+
+
+class CalibrationError(ConversionError):
+    """The model could not be run on the calibration data."""
 
 
 class BackendError(ConversionError):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch2trt_onnx.backends import BuildResult
 from torch2trt_onnx.compare import Comparison
+from torch2trt_onnx.deciding import Decision
 from torch2trt_onnx.errors import ProofError
 from torch2trt_onnx.exporters import Exported
 from torch2trt_onnx.graph import Graph
@@ -23,6 +24,7 @@ def gather(
     graph: Graph,
     records: Sequence[PassRecord],
     plan: PrecisionPlan,
+    decision: Decision,
     comparison: Comparison | None,
     built: BuildResult | None,
     notes: Sequence[str],
@@ -75,6 +77,8 @@ def gather(
         built.bindings if built is not None else graph_bindings(graph),
         constraints=built.constraints if built is not None else [],
         targets=built.targets if built is not None else (),
+        data=decision.words,
+        trade=decision.trade,
     )
     if plan.asked.strict and built is not None:
         _require_proof(report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from torch2trt_onnx.backends import Backend
 from torch2trt_onnx.errors import InputError
 from torch2trt_onnx.hashing import hash_file, hash_json
 from torch2trt_onnx.inputs import Input, Output
+from torch2trt_onnx.limits import Limits
 from torch2trt_onnx.manifest import gpu_name, versions
 from torch2trt_onnx.options import Options
 from torch2trt_onnx.plan import Asked
@@ -39,6 +41,8 @@ def key(
     signature: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     is_exported: bool = False,
+    calibration: object = None,
+    limits: Limits | None = None,
 ) -> str:
     """The name of what a conversion would make.
 
@@ -53,6 +57,8 @@ def key(
         signature: what the model takes and returns, where it is known: two modules may have one graph and return it in different forms.
         notes: what the export warned of, which tells modules apart whose graphs at the opt shape are the same.
         is_exported: whether the hash is that of the exported graph.
+        calibration: what `convert` takes; of files their names and bytes.
+        limits: of the errors of the outputs.
 
     Raises:
         InputError: an argument is of a kind whose value we cannot tell.
@@ -67,6 +73,8 @@ def key(
         "engine": list(engine),
         "signature": signature,
         "notes": list(notes),
+        "calibration": _read(calibration) if isinstance(calibration, str | os.PathLike) else _told(calibration),
+        "limits": _allowed(limits),
         "state": _state(),
         "versions": versions(MADE_WITH),
         "code": _own_code(),
@@ -81,6 +89,24 @@ def engine_facts(backend: Backend | None, options: Options) -> tuple[str, ...]:
         return ()
     device = () if backend.capabilities.targets else (gpu_name(), *backend.targets(options))
     return backend.product, backend.typing, backend.title, *device
+
+
+def _read(path: str | os.PathLike[str]) -> list[list[str]]:
+    """The files of calibration data, in the order in which they are read."""
+    given = Path(path)
+    files = sorted(given.glob("*.npz")) if given.is_dir() else [given]
+    try:
+        return [[file.name, hash_file(file)] for file in files]
+    except OSError as error:
+        raise InputError("the calibration data cannot be read", where=str(given), why=error.strerror) from error
+
+
+def _allowed(limits: Limits | None) -> Any:
+    """What `max_error` says. A user's function may do something else tomorrow, so it cannot be told."""
+    if limits is None:
+        return None
+    every = [limits.every] if limits.every is not None else []
+    return [limits.to_json(), [_told(limit.metric) for limit in (*every, *limits.named.values())]]
 
 
 def _state() -> list[Any]:
@@ -119,6 +145,13 @@ def _told(value: object) -> Any:
         return ["tensor", str(value.dtype), list(value.shape), list(value.stride()), _digest(value)]
     if isinstance(value, Mapping):
         return [type(value).__name__, [[_told(name), _told(part)] for name, part in value.items()]]
+    if isinstance(value, np.ndarray):
+        return [
+            "array",
+            str(value.dtype),
+            list(value.shape),
+            hashlib.sha256(np.ascontiguousarray(value).data).hexdigest(),
+        ]
     if isinstance(value, list | tuple):
         return [type(value).__name__, [_told(part) for part in value]]
     raise _unknown(value)
@@ -137,7 +170,7 @@ def _digest(tensor: Any) -> str:
 def _unknown(value: object) -> InputError:
     return InputError(
         f"a cache cannot tell one {type(value).__name__} from another",
-        fix="pass dense tensors, Inputs, numbers, strings, and lists and dicts of those; or no cache",
+        fix="pass dense tensors, arrays, Inputs, numbers, strings, and lists and dicts of those; or no cache",
     )
 
 

@@ -7,19 +7,21 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch2trt_onnx.errors import InputError
 from torch2trt_onnx.formats import TENSORRT_FORMATS, TORCH_FORMATS, Shape
 from torch2trt_onnx.precision import ElementType
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
 Range = tuple[Shape, Shape, Shape]
 """The smallest, the best and the largest shape (or values) of one optimization profile."""
 
-VALUES = "values="
+VALUES, RANGE = "values=", "range="
 FORMATS = (*TORCH_FORMATS, *TENSORRT_FORMATS)
 
 
@@ -38,6 +40,8 @@ class Input:
             random numbers, and zeros and ones for integers.
         profiles: `(min, opt, max)` of each optimization profile. Inputs with several have the same number; one with a single range has
             it in all. The model is traced and compared at the opt shape of the first.
+        value_range: the smallest and the largest number that it holds, such as `(0, 30521)` for the ids of tokens. Where the model runs on
+            random numbers, they are drawn evenly from it.
         min_values, opt_values, max_values: the values of a shape tensor: an integer input that says shapes inside the model, such as the
             size that it resizes to. All three, as flat sequences of as many numbers as `shape` has elements.
 
@@ -60,6 +64,7 @@ class Input:
         min_values: Sequence[int] | None = None,
         opt_values: Sequence[int] | None = None,
         max_values: Sequence[int] | None = None,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         self.name = name
         self.dtype = None if dtype is None else ElementType.of(dtype)
@@ -95,6 +100,9 @@ class Input:
             )
         self.example = example
         self.values = _values((min_values, opt_values, max_values), self, where)
+        self.value_range = value_range
+        if value_range is not None and not -math.inf < value_range[0] <= value_range[1] < math.inf:
+            raise InputError(f"the value_range {value_range} is none", where=where, fix="give (smallest, largest)")
 
     @classmethod
     def of(cls, value: object) -> Input:
@@ -103,21 +111,21 @@ class Input:
         Raises:
             InputError: `value` is neither.
         """
-        import torch
-
         if isinstance(value, Input):
             return value
+        import torch  # only for who has tensors: it takes a second and 200 MB
+
         if isinstance(value, torch.Tensor):
             return cls(value.shape, dtype=value.dtype, format=_memory_format(value), example=value.detach())
         raise InputError(f"{value!r} cannot stand for an input", fix="pass a tensor or an Input")
 
     @classmethod
     def parse(cls, text: str) -> Input:
-        """An Input from the command line: `NAME:SHAPE[:DTYPE][:FORMAT][:values=MIN..OPT..MAX]`.
+        """An Input from the command line: `NAME:SHAPE[:DTYPE][:FORMAT][:values=MIN..OPT..MAX][:range=LOW..HIGH]`.
 
         SHAPE is `1x3x224x224`, or `MIN..OPT..MAX` such as `1x3x224x224..4x3x224x224..8x3x224x224`, or several of those with commas, one
         for each optimization profile. A 0-d shape is `scalar`. NAME may be left out, with its colon, or hold colons. The values of a shape
-        tensor are written like shapes: `size:2:int64:values=8x8..32x32..64x64`.
+        tensor are written like shapes: `size:2:int64:values=8x8..32x32..64x64`; what an input holds, as `range=0..30521`.
 
         Raises:
             InputError: the text does not have this form.
@@ -134,10 +142,11 @@ class Input:
         asked: dict[str, str] = {}
         for word in words[shape_at + 1 :]:
             is_values = word.startswith(VALUES) and _SHAPES.fullmatch(word.removeprefix(VALUES))
-            key = "values" if is_values else "format" if word in FORMATS else "dtype"
+            is_range = _RANGE.fullmatch(word)
+            key = "values" if is_values else "range" if is_range else "format" if word in FORMATS else "dtype"
             if key in asked:
                 raise wrong
-            asked[key] = word.removeprefix(VALUES)
+            asked[key] = word.removeprefix(VALUES).removeprefix(RANGE)
         values = _parsed_range(asked["values"], text) if "values" in asked else (None, None, None)
         return cls(
             name=":".join(words[:shape_at]) or None,
@@ -147,6 +156,7 @@ class Input:
             min_values=values[0],
             opt_values=values[1],
             max_values=values[2],
+            value_range=_bounds(asked["range"]) if "range" in asked else None,
         )
 
     def bound_to(self, name: str, dtype: ElementType) -> Input:
@@ -154,6 +164,15 @@ class Input:
         bound = copy.copy(self)
         bound.name, bound.dtype = name, dtype
         return bound
+
+    def holding(self, numbers: npt.NDArray[np.generic]) -> Input:
+        """The same input with numbers as its example, where it has none; they may have another shape, of its rank."""
+        import torch
+
+        held = copy.copy(self)
+        if held.example is None:
+            held.example = torch.from_numpy(numbers)
+        return held
 
     @property
     def is_dynamic(self) -> bool:
@@ -185,10 +204,7 @@ class Input:
         seed: int = 0,
         values: Shape | None = None,
     ) -> torch.Tensor:
-        """A tensor to run the model on: the example, repeated or cut to the shape, the values, or reproducible numbers.
-
-        Floats are drawn from a normal distribution; integers and bool are 0 or 1, which are valid wherever an index or a
-        mask is meant.
+        """A tensor to run the model on: the example, repeated or cut to the shape, or `numbers`.
 
         Args:
             shape: of the tensor.
@@ -200,29 +216,58 @@ class Input:
         import torch
 
         kind = dtype.torch
-        if values is None and self.values is not None:
-            values = self.values[1]
-        if values is not None:
-            data = torch.tensor(values).reshape(shape)
-        elif self.example is not None:
+        if self.example is not None and self.values is None:
             data = self.example
             for axis, size in enumerate(shape):
                 index = torch.arange(size, device=data.device) % data.shape[axis]
                 data = data.index_select(axis, index)
         else:
-            generator = torch.Generator().manual_seed(seed)
-            floats = kind.is_floating_point
-            data = (
-                torch.randn(shape, generator=generator) if floats else torch.randint(0, 2, shape, generator=generator)
-            )
+            data = torch.from_numpy(self.numbers(shape, dtype, seed, values))
         data = data.to(device=device, dtype=kind, copy=True)  # a model may write into its input
         # TensorRT's own formats lay out the same numbers; the model, and whoever compares with it, sees them row-major.
         plain = self.format not in TORCH_FORMATS
         return data.contiguous(memory_format=torch.contiguous_format if plain else getattr(torch, self.format))
 
+    def numbers(
+        self, shape: Shape, dtype: ElementType, seed: int = 0, values: Shape | None = None
+    ) -> npt.NDArray[np.generic]:
+        """Numbers to run the model on where there is no example: the values of a shape tensor, or reproducible random ones.
+
+        Floats are drawn from a normal distribution, and integers and bool are 0 or 1, which are valid wherever an index or a mask is
+        meant; or both evenly from `value_range`.
+
+        Args:
+            shape: of the array.
+            dtype: whether floats or integers; they come as float32 or int64.
+            seed: keeps several inputs apart.
+            values: of a shape tensor; see `at`.
+        """
+        import numpy as np
+
+        if values is None and self.values is not None:
+            values = self.values[1]
+        if values is not None:
+            return np.array(values, np.int64).reshape(shape)
+        random = np.random.default_rng(seed)
+        is_float = dtype.name.startswith(("float", "bfloat"))
+        if is_float and self.value_range is None:
+            return random.standard_normal(shape, np.float32)
+        low, high = self.value_range or (0, 1)
+        if is_float:
+            return random.uniform(low, high, shape).astype(np.float32)
+        return random.integers(math.ceil(low), math.floor(high), shape, endpoint=True)
+
     def __repr__(self) -> str:
         shapes = ", ".join("..".join(map(str, r)) for r in self.profiles) if self.is_dynamic else f"{self.opt_shape}"
         return f"Input({self.name or ''} {shapes} {self.dtype.name if self.dtype else ''} {self.format})"
+
+
+def to_numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """A tensor as NumPy has it: bf16 as fp32, fp64 as it is."""
+    import torch
+
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 class Output:
@@ -315,6 +360,7 @@ def _output(value: object) -> Output:
 
 
 _SHAPE = r"(scalar|\d+(x\d+)*)"
+_RANGE = re.compile(rf"{RANGE}[-+.\de]+\.\.[-+.\de]+")
 _SHAPES = re.compile(rf"{_SHAPE}(\.\.{_SHAPE})*(,{_SHAPE}(\.\.{_SHAPE})*)*")
 
 
@@ -326,6 +372,15 @@ def _parsed_range(text: str, whole: str) -> Range:
     if len(shapes) != 3:
         raise InputError(f"--input {whole!r} has {len(shapes)} shapes", fix="give one, or MIN..OPT..MAX")
     return shapes[0], shapes[1], shapes[2]
+
+
+def _bounds(text: str) -> tuple[float, float]:
+    """`LOW..HIGH`."""
+    low, _, high = text.partition("..")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise InputError(f"range={text} is not LOW..HIGH", fix="for example range=0..30521") from None
 
 
 def _format(word: object, where: str) -> str:

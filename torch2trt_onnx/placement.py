@@ -50,6 +50,7 @@ class Choice:
         reason: in words.
         free: it may take another type where that is cheaper.
         tie: what is handed over; None for a node of its own.
+        may_round: the user lets it round, whatever it computes.
     """
 
     node: gs.Node
@@ -59,6 +60,7 @@ class Choice:
     reason: str
     free: bool = False
     tie: Tie | None = None
+    may_round: bool = False
 
     @property
     def changed(self) -> bool:
@@ -204,15 +206,11 @@ class _Problem:
         # A reader of a third type costs the same Cast either way, and sees the rounding.
         bound += [WIDE if place == NEITHER else place for place in readers]
         readers = [place for place in readers if place != NEITHER]
-        may_round = maker < 0 or id(tensor) in self._exact or self._is_set_free(self._places[maker])
+        may_round = maker < 0 or id(tensor) in self._exact or self._places[maker].may_round
         elements = self._sizes.get(tensor.name, 1)
         if isinstance(tensor, gs.Constant):
             elements = int(np.prod(tensor.shape, dtype=np.int64))
         return Flow(max(elements, 1), maker, tuple(readers), raw, () if may_round else tuple(bound))
-
-    def _is_set_free(self, choice: Choice) -> bool:
-        """Whether the user lets it round: under `weightless="free"`, whatever computes."""
-        return self._sketch.asked.weightless == "free" and choice.tie is None
 
     def _maker(self, tensor: gs.Tensor) -> int:
         if isinstance(tensor, gs.Constant):

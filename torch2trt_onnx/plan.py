@@ -22,6 +22,12 @@ ASKED_KEY = f"{PREFIX}asked"
 COMPILER = "compiler"
 """The origin of a node's precision where a weakly typed TensorRT may choose another."""
 
+SOURCE, AUTO = "source", "auto"
+"""The policies; "auto" is the origin of what it lowers as well."""
+
+KEPT = "kept"
+"""The origin of what `policy="auto"` leaves in fp32."""
+
 WEIGHTLESS = ("inherit", "fp32", "free")
 FIDELITIES = ("tensorrt", "pytorch")
 
@@ -33,15 +39,17 @@ class Asked:
     Args:
         precisions: the set that the engine may use; None: as the source is typed.
         strict: the set is exact, so that fp32 is no way out.
-        policy: "source": each node keeps its source precision where that is in the set. None: so does it, unless the model gives no
-            signal, several precisions were asked for, and the compiler can choose among them (weak typing): then it does.
+        policy: "source": each node keeps its source precision where that is in the set. "auto": nodes that the author did not type are
+            lowered where it is safe. None: "source" where the model gives a signal, or fp32 or a reduced precision is not in the set; else
+            "auto", or under weak typing what the compiler chooses.
         rules: see `Rule`; they win over everything else.
         weightless: of nodes without weights: "inherit" the type that the source gives them; "fp32"; or "free": what moves the
             fewest bytes.
         fidelity: "tensorrt": each node computes inside as TensorRT does; "pytorch": Casts make it compute inside as PyTorch does.
 
     Raises:
-        PrecisionError: a word that is none of these.
+        PrecisionError: a word that is none of these; or PyTorch's arithmetic is asked for without fp32, in which PyTorch computes inside
+            its fp16 kernels.
     """
 
     precisions: frozenset[Precision] | None = None
@@ -52,16 +60,20 @@ class Asked:
     fidelity: str = "tensorrt"
 
     def __post_init__(self) -> None:
-        if self.policy not in (None, "source"):
+        if self.policy not in (None, SOURCE, AUTO):
             raise PrecisionError(
-                f"the policy {self.policy!r} is not built yet"
-                if self.policy == "auto"
-                else f"{self.policy!r} is no policy",
-                fix="use policy='source', or leave it out",
+                f"{self.policy!r} is no policy", fix="use policy='source' or policy='auto', or leave it out"
             )
         for name, word, known in (("weightless", self.weightless, WEIGHTLESS), ("fidelity", self.fidelity, FIDELITIES)):
             if word not in known:
                 raise PrecisionError(f"{name} is {word!r}", fix=f"use one of {', '.join(known)}")
+        wanted = self.precisions or frozenset()
+        if self.fidelity == "pytorch" and self.strict and wanted and Precision.FP32 not in wanted:
+            raise PrecisionError(
+                f"When strict is True, the precisions are exact ({self.words}), and fidelity='pytorch' needs fp32 among them",
+                why="PyTorch computes Softmax, LayerNorm, Gelu and others in fp32 inside, and its Casts say so to TensorRT",
+                fix="add fp32 to precisions, or leave strict or fidelity out",
+            )
 
     @property
     def words(self) -> str:
@@ -104,7 +116,8 @@ class NodePlan:
         op: its operator type.
         precision: "fp32", "fp16" or "bf16"; "" where it computes with no float.
         origin: where that comes from: of the source's own, "weights", "tensors" or "cast"; where the plan departs from it, "rule",
-            "policy", "widened", "narrowed", "operator" (it cannot run in what was asked), "border" (cheapest there), "fidelity";
+            "policy", "widened", "narrowed", "operator" (it cannot run in what was asked), "border" (cheapest there), "fidelity",
+            "auto" (lowered by `policy="auto"`), "kept" (which left it in fp32);
             "compiler": a weakly typed TensorRT may choose among those asked for.
         reason: the tensors, the rule or the request that say so, in words.
         outputs: the type of each output ("?" where unknown).
@@ -112,6 +125,7 @@ class NodePlan:
         source: `file:line function`, where known.
         authored: the precision that the source gives it; "" where the node is not of the source.
         tensors: the name of each output.
+        kept_by: the rule of `safety` that left it in fp32; "operator" where it cannot run in the reduced precision.
         quantized: "int8", "fp8" or "int4" where it multiplies what Q/DQ made; `precision` then is that of the tensors around.
     """
 
@@ -126,6 +140,7 @@ class NodePlan:
     authored: str = ""
     quantized: str = ""
     tensors: tuple[str, ...] = ()
+    kept_by: str = ""
 
     @property
     def is_free(self) -> bool:
@@ -177,7 +192,7 @@ class PrecisionPlan:
 
 
 def _node_plan(node: Any) -> NodePlan:
-    keys = ("precision", "origin", "reason", "module", "source", "authored", "quantized")
+    keys = ("precision", "origin", "reason", "module", "source", "authored", "quantized", "kept_by")
     about = {key: node.metadata.get(f"{PREFIX}{key}", "") for key in keys}
     if node.op == "Cast" and about["precision"]:  # other Casts are merged into it on the way
         given, to = (label(onnx_type(t)) for t in (node.inputs[0], node.outputs[0]))

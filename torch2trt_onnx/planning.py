@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from torch2trt_onnx.errors import PrecisionError
-from torch2trt_onnx.graph import PREFIX, Graph, Tie, producer, subgraphs, ties
-from torch2trt_onnx.passes.annotate_precision import TRANSPARENT
+from torch2trt_onnx.graph import PREFIX, Graph, Tie, subgraphs, ties
 from torch2trt_onnx.passes.retype import CARRIED_KEY
-from torch2trt_onnx.placement import BF16, FP16, FP32, MONOTONE, MOVING, Choice, Sketch, cast, inner_first, place
-from torch2trt_onnx.plan import ASKED_KEY, COMPILER, Asked
+from torch2trt_onnx.placement import BF16, FP16, FP32, MONOTONE, MOVING, Choice, Sketch, inner_first, place
+from torch2trt_onnx.plan import ASKED_KEY, AUTO, COMPILER, KEPT, SOURCE, Asked
 from torch2trt_onnx.precision import FLOATS, ElementType, Precision, is_lossless, label
 from torch2trt_onnx.rules import Rule
+from torch2trt_onnx.safety import BOUNDED, MATRIX, CalibratedRange, Evidence, Losses, OverBudget, Safety, constants_of
 from torch2trt_onnx.typecheck import NO_PRECISION, compute_type, onnx_type, retyping
 
 ADDING = frozenset({"add", "mul"})
@@ -41,13 +40,30 @@ CAPABILITY = {Precision.BF16: (8, 0), Precision.FP8: (8, 9)}
 """The first compute capability that has a precision; older ones refuse the whole network."""
 
 
+def policy(graph: Graph, asked: Asked, *, weak: bool = False) -> str:
+    """Who decides on what the author did not: "source" (nobody), "auto" (`safety`), or "compiler" (a weakly typed TensorRT).
+
+    Args:
+        graph: repaired.
+        asked: what the user wants.
+        weak: whether it is for a weakly typed TensorRT, which can choose by itself.
+    """
+    if asked.policy is not None:
+        return asked.policy
+    wanted = asked.precisions or frozenset()
+    if Precision.FP32 not in wanted or _lowest(wanted) is None or _has_signal(graph):
+        return SOURCE
+    return COMPILER if weak and not asked.strict else AUTO
+
+
 def decide(
     graph: Graph,
     asked: Asked,
     shapes: Mapping[str, Sequence[int | None]],
     targets: Sequence[str],
     *,
-    compiler_chooses: bool = False,
+    policy: str = SOURCE,
+    evidence: Evidence | None = None,
 ) -> list[str]:
     """Write the plan into the graph.
 
@@ -56,7 +72,8 @@ def decide(
         asked: what the user wants.
         shapes: of the dynamic inputs, by name: Casts are placed where they are cheapest at these.
         targets: the compute capabilities to build for, such as "8.9".
-        compiler_chooses: whether the compiler can choose a precision where the model gives no signal (weak typing).
+        policy: see there.
+        evidence: what was measured.
 
     Returns:
         Warnings.
@@ -66,20 +83,28 @@ def decide(
     """
     _refuse_contradictions(asked)
     graph.metadata[ASKED_KEY] = json.dumps(asked.to_json())
-    planner = _Planner(graph, asked, compiler_chooses and _leaves_choice(graph, asked))
+    planner = _Planner(graph, asked, policy, evidence or Evidence())
     planner.choose()
     place(planner.sketch, planner.fits, shapes)
     planner.write()
-    return [*planner.notes, *_check_result(planner.sketch.choices, asked, targets, compiler_chooses)]
+    return [*planner.notes, *_check_result(planner.sketch.choices, asked, targets, policy)]
 
 
-def _leaves_choice(graph: Graph, asked: Asked) -> bool:
-    """Whether nothing says what should run in which of several precisions: the specification's case d."""
-    several = asked.precisions is not None and Precision.FP32 in asked.precisions and len(asked.precisions) > 1
-    if asked.strict or asked.policy is not None or not several:
-        return False
+def _has_signal(graph: Graph) -> bool:
+    """Whether something in the model has another floating-point type than fp32: its author has chosen."""
     kinds = (onnx_type(t) for node in graph.nodes() for t in (*node.inputs, *node.outputs))
-    return all(kind == FP32 or kind not in FLOATS for kind in kinds)
+    return any(kind != FP32 and kind in FLOATS for kind in kinds)
+
+
+def _lowest(wanted: Iterable[Precision]) -> int | None:
+    """The type that `auto` lowers to; fp16 before bf16, which has three bits less. None where no reduced one is asked for."""
+    return next((kind for kind in (FP16, BF16) if Precision.of(kind) in wanted), None)
+
+
+def movable(graph: Graph) -> set[str]:
+    """The names of the nodes that were lowered without the author's or a rule's word, and that fp32 is open to."""
+    lowered = (AUTO, "narrowed")
+    return {node.name for node in graph.nodes() if node.metadata.get(f"{PREFIX}origin") in lowered}
 
 
 def left(graph: Graph) -> list[str]:
@@ -104,6 +129,16 @@ def matches(graph: Graph, rules: Sequence[Rule]) -> list[list[gs.Node]]:
 
 
 def _refuse_contradictions(asked: Asked) -> None:
+    if asked.policy == AUTO and _lowest(asked.precisions or ()) is None:
+        raise PrecisionError(
+            f"policy='auto' chooses nodes for a reduced precision, and none was asked for ({asked.words})",
+            fix="add fp16 or bf16 to precisions",
+        )
+    if asked.policy == AUTO and asked.strict and Precision.FP32 not in (asked.precisions or ()):
+        raise PrecisionError(
+            "When strict is True, the precisions are exact, and policy='auto' needs fp32 for what is not safe in another",
+            fix="add fp32 to precisions, or leave policy out: then all is narrowed",
+        )
     outside = [
         f"rule {number} ({rule})"
         for number, rule in enumerate(asked.rules, 1)
@@ -125,12 +160,23 @@ class _Planner:
 
     graph: Graph
     asked: Asked
-    compiler_chooses: bool = False
+    policy: str = SOURCE
+    evidence: Evidence = field(default_factory=Evidence)
     notes: list[str] = field(default_factory=list)
-    _overflow: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wanted = self.asked.precisions
+        self.losses = Losses(self.graph)
+        self.measured = {
+            kind: [hazard(self.graph, kind, self.evidence, self.losses) for hazard in (OverBudget, CalibratedRange)]
+            for kind in (FP16, BF16)
+        }
+        lowest = _lowest(wanted or ())
+        self.safety = (
+            Safety(self.graph, lowest, self.evidence, self.losses)
+            if self.policy == AUTO and lowest is not None
+            else None
+        )
         self.enabled = None if wanted is None else {ElementType.of(p).onnx for p in wanted if not p.is_quantized}
         self.sketch = Sketch(self.graph, self.asked, self.enabled)
         foreign = (node for node in self.graph.nodes() if node.op not in NO_PRECISION and subgraphs(node))
@@ -150,6 +196,7 @@ class _Planner:
             if not given or node.op in NO_PRECISION:
                 continue
             choice = self._choice(node, given, told.get(id(node)), conflicts, islands)
+            choice.may_round |= self.asked.weightless == "free"
             self.sketch.choices.append(choice)
             self.sketch.of[id(node)] = choice
         if conflicts:
@@ -181,14 +228,16 @@ class _Planner:
         said = node.metadata.get(f"{PREFIX}reason", "")
         origin = node.metadata.get(f"{PREFIX}origin", "tensors")
         where = f"{node.op} {node.name!r}"
+        if self.safety is not None and given == FP32 and told is None and not self._is_pinned(node):
+            return self._lowered(self.safety, node, origin, said)
         candidates, why_origin, why = self._candidates(node, given, told)
         if not candidates:
             conflicts.append(f"{where} is {label(given)}: {said}")
             return Choice(node, given, given, origin, said)
         obstacles = []
         for kind in candidates:
-            obstacle = self._obstacle(node, kind)
-            if obstacle is None:
+            obstacle = self._obstacle(node, kind) or self._measured_obstacle(node, kind)
+            if not obstacle:
                 break
             obstacles.append(f"not {label(kind)}: {obstacle}")
         else:
@@ -203,12 +252,31 @@ class _Planner:
         removed = node.op == "Cast" and given == FP32 and why_origin == "narrowed"  # no rounding: free to be nothing
         free = told is None and (removed or self._is_free(node, origin))
         if kind == given and told is None and not obstacles:
-            if self.compiler_chooses and not self._is_pinned(node):
+            if self.policy == COMPILER and not self._is_pinned(node):
                 return Choice(
                     node, given, kind, COMPILER, f"the model gives no signal: any of {self.asked.words}; {said}"
                 )
             return Choice(node, given, kind, origin, said, free)
         return Choice(node, given, kind, why_origin, f"{why}; in the source it is {label(given)}: {said}", free)
+
+    def _lowered(self, safety: Safety, node: gs.Node, origin: str, said: str) -> Choice:
+        """An fp32 node under `policy="auto"`: in the reduced precision where nothing is against it."""
+        if node.op == "Cast":
+            return Choice(node, FP32, FP32, origin, said)
+        cannot = self._obstacle(node, safety.to)
+        rule, why = ("", cannot) if cannot else safety.why(node)
+        if why:
+            node.metadata[f"{PREFIX}kept_by"] = rule or "operator"
+            return Choice(node, FP32, FP32, KEPT, f"{why}; {said}")
+        free = origin == "tensors" and node.op not in MATRIX | BOUNDED
+        reason = f"nothing is against {label(safety.to)}; {said}"
+        return Choice(node, FP32, safety.to, AUTO, reason, free, may_round=True)
+
+    def _measured_obstacle(self, node: gs.Node, to: int) -> str:
+        """Why what was measured keeps an fp32 node from being narrowed; "" where it does not, or fp32 is no way out."""
+        if self.asked.strict or to not in self.measured or compute_type(node) != FP32 or node.op == "Cast":
+            return ""
+        return next(filter(None, (hazard.why(node) for hazard in self.measured[to])), "")
 
     def _candidates(self, node: gs.Node, given: int, told: tuple[int, int, str] | None) -> tuple[list[int], str, str]:
         """The types to try, in this order, where they come from, and why; none where nothing is allowed."""
@@ -278,21 +346,14 @@ class _Planner:
             return types
         if is_lossless(given, to) or (node.op in MOVING | MONOTONE and not _is_embedding(node)):
             return None  # what only hands values on loses no more than what reads them
-        for tensor in node.inputs:
-            for constant in _constants(tensor):
-                problem = self._range_problem(constant, to, node.op)
-                if problem:
-                    return problem
-        return None
+        return next(filter(None, (self._range_problem(c, to, node.op) for c in constants_of(node))), None)
 
     def _range_problem(self, constant: gs.Constant, to: int, op: str) -> str:
         """What an initializer loses that cannot be had back: values that become infinite, or all of them zero."""
-        key = (id(constant), to)
-        if key not in self._overflow:
-            self._overflow[key] = _loss(self.graph.array(constant), to)
-        loss = self._overflow[key]
-        harmless = loss.endswith("zero") and self.asked.strict and op not in ("QuantizeLinear", "DequantizeLinear")
-        return f"{constant.name!r}: {loss}" if loss and not harmless else ""
+        loss = self.losses.of(constant, to)
+        harmless = not loss.infinite and self.asked.strict and op not in ("QuantizeLinear", "DequantizeLinear")
+        fatal = (loss.infinite or loss.zero) and not harmless
+        return f"{constant.name!r}: {loss.words(label(to))}" if fatal else ""
 
     def fits(self, choice: Choice, kind: int) -> bool:
         """Whether a free place may have a type at all."""
@@ -321,39 +382,7 @@ def _is_embedding(node: gs.Node) -> bool:
     return node.op == "Gather" and isinstance(node.inputs[0], gs.Constant)
 
 
-def _constants(tensor: gs.Tensor) -> Iterator[gs.Constant]:
-    """The fp32 and reduced initializers that a tensor is made of, and of nothing else but constants."""
-    waiting, found = [tensor], []
-    while waiting:
-        tensor = waiting.pop()
-        if isinstance(tensor, gs.Constant):
-            if onnx_type(tensor) in FLOATS:
-                found.append(tensor)
-            continue
-        maker = producer(tensor)
-        if maker is None or maker.op not in TRANSPARENT or maker.op == "DequantizeLinear":
-            return
-        waiting += maker.inputs if maker.op == "Concat" else maker.inputs[:1]
-    yield from found
-
-
-def _loss(values: np.ndarray, to: int) -> str:
-    """Why values cannot be held in a type, in words; '' where they can. Read in parts, so that large weights are never copied whole."""
-    flat = values.reshape(-1)
-    infinite, zero, nonzero = 0, 0, 0
-    for start in range(0, flat.size, 1 << 22):
-        part = flat[start : start + (1 << 22)].astype(np.float32)
-        narrow = cast(part, to)
-        infinite += int(np.count_nonzero(np.isfinite(part) & ~np.isfinite(narrow)))
-        zero += int(np.count_nonzero((part != 0) & (narrow == 0)))
-        nonzero += int(np.count_nonzero(part))
-    if infinite:
-        largest = float(np.abs(flat[np.isfinite(flat)]).max())
-        return f"{infinite} of {flat.size} values become infinite (the largest is {largest:g})"
-    return f"all {nonzero} values become zero" if nonzero and zero == nonzero else ""
-
-
-def _check_result(choices: Sequence[Choice], asked: Asked, targets: Sequence[str], weak: bool) -> list[str]:
+def _check_result(choices: Sequence[Choice], asked: Asked, targets: Sequence[str], policy: str) -> list[str]:
     """Fail where nothing runs as asked, or a device lacks a precision; warnings of what was not asked for and stays."""
     runs: dict[Precision, list[gs.Node]] = defaultdict(list)
     for choice in choices:
@@ -380,16 +409,9 @@ def _check_result(choices: Sequence[Choice], asked: Asked, targets: Sequence[str
     if reduced and not reduced & set(runs) and not any(choice.origin == COMPILER for choice in choices):
         raise PrecisionError(
             f"{', '.join(sorted(p.value for p in reduced))} was asked for, and not one node of the model runs in it",
-            why="what is asked for leaves TensorRT no choice, and each layer would be told fp32"
-            if weak
-            else "under strong typing the types in the graph are the types of the network, so this would be an fp32 engine",
-            fix="cast layers in the model (layer.half(), torch.autocast), write rules, or leave fp32 out of precisions to narrow it all; "
-            + (
-                "without policy='source', and with no rule or strict against it, TensorRT chooses for you"
-                if weak
-                else "choosing nodes for you (policy='auto') is not built yet, but a weakly typed TensorRT does it "
-                "(backend='tensorrt-weak')"
-            ),
+            why=_why_none(choices, policy),
+            fix="cast layers in the model (layer.half(), torch.autocast), write rules, or leave fp32 out of precisions to narrow it all"
+            + ("; without policy='source' the nodes are chosen for you" if policy == SOURCE else ""),
         )
     outside = {p: nodes for p, nodes in runs.items() if p.is_quantized and p not in asked.precisions}
     if outside and asked.strict:
@@ -402,6 +424,18 @@ def _check_result(choices: Sequence[Choice], asked: Asked, targets: Sequence[str
         f"{p.value} was not asked for, and stays, because the model is quantized: {_names(n)}"
         for p, n in outside.items()
     ]
+
+
+def _why_none(choices: Sequence[Choice], policy: str) -> str:
+    """Why no node runs in a reduced precision: what kept each from it, once for each reason."""
+    if policy != AUTO:
+        return "each node keeps what the source or a rule gives it, so this would be an fp32 engine"
+    kept: dict[str, list[str]] = defaultdict(list)
+    for choice in choices:
+        if choice.origin in (KEPT, "rule"):
+            kept[choice.reason.split("; ")[0]].append(choice.node.name)
+    lines = [f"{names[0]!r}{f' and {len(names) - 1} more' if names[1:] else ''}: {why}" for why, names in kept.items()]
+    return "\n       ".join(lines[:10] or ["it has no node that computes with floats"])
 
 
 def _names(nodes: Iterable[gs.Node]) -> str:

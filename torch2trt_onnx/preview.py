@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch2trt_onnx import exporters, pipeline, planning
+from torch2trt_onnx import deciding, exporters, pipeline, planning
+from torch2trt_onnx.budget import Trade
 from torch2trt_onnx.errors import PrecisionError
 from torch2trt_onnx.exporters import source
 from torch2trt_onnx.graph import PREFIX, Graph
+from torch2trt_onnx.limits import Limits
 from torch2trt_onnx.options import Options
 from torch2trt_onnx.plan import Asked, NodePlan, PrecisionPlan
 from torch2trt_onnx.rules import Rule
@@ -41,12 +43,16 @@ class Preview:
         nodes: the plan of each float node of the source, before Casts are put in and constants folded.
         rules: whom each rule matches.
         notes: warnings; with `refusal` none.
+        data: what the plan was measured on, in words; "" where nothing was.
+        trade: what the accuracy budget costs; None where there is none.
         refusal: why nothing can be planned; None where it can.
     """
 
     nodes: tuple[NodePlan, ...]
     rules: tuple[RuleMatches, ...]
     notes: tuple[str, ...] = ()
+    data: str = ""
+    trade: Trade | None = None
     refusal: PrecisionError | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -62,11 +68,22 @@ class Preview:
                 for found in self.rules
             ],
             "warnings": self.notes,
+            "data": self.data,
+            "trade": self.trade.to_json() if self.trade else None,
             "error": str(self.refusal) if self.refusal else None,
         }
 
 
-def preview(model: object, inputs: object, asked: Asked, options: Options, *, weak: bool = False) -> Preview:
+def preview(
+    model: object,
+    inputs: object,
+    asked: Asked,
+    options: Options,
+    *,
+    weak: bool = False,
+    calibration: object = None,
+    limits: Limits | None = None,
+) -> Preview:
     """Export a model and decide on its precisions, and stop there.
 
     Args:
@@ -75,6 +92,8 @@ def preview(model: object, inputs: object, asked: Asked, options: Options, *, we
         asked: what is asked of the precisions.
         options: the exporter, the opset and the devices count.
         weak: whether it is for a weakly typed TensorRT (8.6 to 10), which chooses where the model gives no signal.
+        calibration: as `convert` takes it.
+        limits: of the errors of the outputs.
 
     Raises:
         ConversionError: the model cannot be exported or repaired. What is asked for in vain is told, and not raised.
@@ -86,12 +105,13 @@ def preview(model: object, inputs: object, asked: Asked, options: Options, *, we
         graph = Graph(exported.model, weights)
         pipeline.run(graph, pipeline.repairs(exported.bindings))
         found = tuple(_matches(graph, asked.rules))
-        shapes = {str(i.name): i.opt_shape for i in exported.inputs}
+        targets, workspace = options.compute_capabilities, Path(folder)
+        request = deciding.Request(asked, exported.inputs, targets, workspace, weak, calibration, limits)
         try:
-            notes = planning.decide(graph, asked, shapes, options.compute_capabilities, compiler_chooses=weak)
+            decision = deciding.decide(graph, request)
         except PrecisionError as error:
             return Preview((), found, refusal=error)
-        return Preview(tuple(_planned(graph)), found, tuple(notes))
+        return Preview(tuple(_planned(graph)), found, tuple(decision.notes), decision.words, decision.trade)
 
 
 def _planned(graph: Graph) -> Iterator[NodePlan]:

@@ -7,6 +7,7 @@ from numbers import Real
 from typing import Any
 
 from torch2trt_onnx.backends.layers import LABELS, Binding, EngineLayer, EngineTensor
+from torch2trt_onnx.budget import Trade
 from torch2trt_onnx.compare import Comparison, OutputComparison
 from torch2trt_onnx.plan import Asked, NodePlan, PrecisionPlan
 from torch2trt_onnx.proof import OVERRIDDEN, UNVERIFIABLE
@@ -59,6 +60,8 @@ class Report:
         sizes: in bytes: the weights, the engine.
         constraints: under weak typing, what each layer of TensorRT's network was told, or why it was told nothing.
         targets: the compute capabilities that the engine runs on.
+        data: what the plan was measured on, in words; "" where nothing was.
+        trade: what the accuracy budget cost; None where there was none.
     """
 
     source: str
@@ -75,6 +78,16 @@ class Report:
     sizes: dict[str, int] = field(default_factory=dict)
     constraints: list[dict[str, Any]] = field(default_factory=list)
     targets: tuple[str, ...] = ()
+    data: str = ""
+    trade: Trade | None = None
+
+    def kept(self) -> dict[str, list[NodePlan]]:
+        """The nodes that `policy="auto"` left in fp32, by the rule of `safety` that did."""
+        found: dict[str, list[NodePlan]] = {}
+        for node in self.plan.nodes:
+            if node.kept_by:
+                found.setdefault(node.kept_by, []).append(node)
+        return found
 
     def unproven(self) -> list[NodeReport]:
         """The nodes that do not run as planned, or of which the engine does not tell; empty without an engine."""
@@ -108,6 +121,7 @@ class Report:
             layers=[_layer(layer) for layer in data["layers"]],
             bindings=[Binding.from_json(b) for b in data["bindings"]],
             targets=tuple(data["targets"]),
+            trade=Trade.from_json(data["trade"]) if data["trade"] is not None else None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -115,11 +129,12 @@ class Report:
         data = {
             key: value
             for key, value in vars(self).items()
-            if key not in ("plan", "nodes", "comparison", "layers", "bindings")
+            if key not in ("plan", "nodes", "comparison", "layers", "bindings", "trade")
         }
         data["plan"] = self.plan.asked.to_json()
         data["nodes"] = [{**asdict(n.plan), **{key: getattr(n, key) for key in REPORTED}} for n in self.nodes]
         data["comparison"] = {**asdict(self.comparison), "ok": self.comparison.ok} if self.comparison else None
+        data["trade"] = self.trade.to_json() if self.trade else None
         data["layers"] = [asdict(layer) for layer in self.layers]
         data["bindings"] = [asdict(binding) for binding in self.bindings]
         return data
@@ -129,13 +144,13 @@ REPORTED = ("network", "layers", "verdict", "evidence", "inside")
 """What a `NodeReport` has beside the plan."""
 
 
-RESTORED = ("source", "warnings", "lost_inputs", "backend", "seconds", "sizes", "constraints")
+RESTORED = ("source", "warnings", "lost_inputs", "backend", "seconds", "sizes", "constraints", "data")
 """What of a `Report` is in JSON as it is."""
 
 
 _NODE = {
     **dict.fromkeys(("name", "op", "precision", "origin", "reason", "module", "source", "authored", "quantized"), str),
-    **dict.fromkeys(("verdict", "evidence", "inside"), str),
+    **dict.fromkeys(("verdict", "evidence", "inside", "kept_by"), str),
     **{key: [str] for key in ("outputs", "tensors", "network", "layers")},
 }
 _OUTPUT = {
@@ -146,9 +161,19 @@ _OUTPUT = {
     "ok": bool,
 }
 _TENSORS = [{"name": str, "dtype": str, "dims": [int]}]
+_TRADE = {
+    "limits": Each({"limit": Real, "metric": str}),
+    "reduced": str,
+    "movable": int,
+    "runs": int,
+    "kept": Each(str),
+    "trials": [{"kept": int, "share": Real, "errors": Each(Real), "ok": bool}],
+}
 SCHEMA: dict[str, Any] = {
     "source": str,
     "backend": str,
+    "data": str,
+    "trade": (None, _TRADE),
     **{key: [str] for key in ("warnings", "lost_inputs", "targets")},
     "plan": Each(object),
     "nodes": [_NODE],

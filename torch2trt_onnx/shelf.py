@@ -28,6 +28,11 @@ class Shelf:
         self._cache = Cache(folder) if folder is not None else None
         self._name, self._key = "", key
 
+    @property
+    def sha256(self) -> str | None:
+        """The hash of what was given; None for a module in memory."""
+        return self.mark.sha256 if self.mark is not None else None
+
     def find(self, folder: Path, name: str, exported: Exported | None = None) -> Conversion | None:
         """What is known already, with files of its own in `folder`; it warns as it did when it was made. A module in memory is known by its
         exported graph only.
@@ -40,8 +45,7 @@ class Shelf:
         if self._cache is None or (self.mark is None) is (exported is None):
             return None
         if exported is None:
-            assert self.mark is not None
-            self._name = self._key(source_sha256=self.mark.sha256)
+            self._name = self._key(source_sha256=self.sha256)
         else:
             sha256, signature = hash_model(exported.model, folder), exported.signature.to_json()
             self._name = self._key(source_sha256=sha256, signature=signature, notes=exported.warnings, is_exported=True)

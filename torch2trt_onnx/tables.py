@@ -10,10 +10,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from torch2trt_onnx import trade_table
 from torch2trt_onnx.preview import Preview
 from torch2trt_onnx.proof import FOLDED, FUSED, HONOURED, OVERRIDDEN, UNVERIFIABLE, WORDS
 from torch2trt_onnx.report import Report, network_label
 
+NAMED = 5  # nodes of a kind, in a summary
 WIDTH = 150  # columns, where there is no terminal to ask
 STYLES = {"fp32": "cyan", "fp16": "green", "bf16": "magenta"}
 VERDICT_STYLES = {HONOURED: "green", FUSED: "green", FOLDED: "dim", OVERRIDDEN: "bold red", UNVERIFIABLE: "yellow"}
@@ -86,6 +88,10 @@ def previewed(found: Preview, *, nodes: bool) -> None:
             precisions = _precision(node.authored), _precision(node.precision)
             table.add_row(node.name, node.op, *precisions, node.origin, node.reason)
         output.print(table)
+    if found.data:
+        output.print(Text(f"measured on {found.data}"))
+    if found.trade is not None:
+        trade_table.show(found.trade, output)
     for note in found.notes:
         output.print(Text(f"warning: {note}", style="yellow"))
 
@@ -94,6 +100,8 @@ def show(report: Report, what: tuple[str, ...], *, every: bool = False) -> None:
     """Print the parts that were asked for."""
     output = console()
     output.print(summary(report))
+    if report.trade is not None:
+        trade_table.show(report.trade, output)
     if "bindings" in what:
         output.print(bindings(report))
     if "layers" in what:
@@ -106,6 +114,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "model", report.source
     counts = report.plan.counts()
     yield "precisions", ", ".join(f"{count} nodes in {name}" for name, count in counts.items()) or "no float nodes"
+    yield from _kept(report)
     yield from _inside(report)
     if report.backend:
         differ = sum(node.differs for node in report.nodes)
@@ -121,6 +130,16 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
             "time",
             ", ".join(f"{step} {seconds:.1f} s" for step, seconds in report.seconds.items() if seconds >= 0.05),
         )
+
+
+def _kept(report: Report) -> Iterator[tuple[str, str]]:
+    """What `policy="auto"` measured, and left in fp32: by rule, and by name what the operator alone does not explain."""
+    if report.data:
+        yield "measured on", report.data
+    for rule, found in report.kept().items():
+        named = ", ".join(f"{node.op} {node.name!r}" for node in found[:NAMED])
+        more = f", and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        yield "kept in fp32", f"{len(found)} by {rule}: {named}{more}"
 
 
 def _inside(report: Report) -> Iterator[tuple[str, str]]:

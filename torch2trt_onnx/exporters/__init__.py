@@ -213,6 +213,10 @@ def _from_onnx(model: onnx.ModelProto, source: Source, inputs: object, weights: 
     if model.functions:
         model = inline_local_functions(model)
     adopted = weights.adopt(model, source.onnx_folder)
+    for value in (*adopted.graph.input, *adopted.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0:
+                dim.Clear()  # Paddle's exporter writes -1 for what is dynamic
     initializers = {t.name for t in adopted.graph.initializer}
     declared = {i.name: i for i in adopted.graph.input if i.name not in initializers}
     given = _named(inputs, list(declared))
@@ -229,17 +233,13 @@ def _from_onnx(model: onnx.ModelProto, source: Source, inputs: object, weights: 
 
 def _named(inputs: object, names: list[str]) -> dict[str, Input]:
     """Which Input belongs to which input of an ONNX graph: by its name or key, else by its place."""
-    import torch
-
     if inputs is None:
         return {}
     if isinstance(inputs, dict):
         pairs: list[tuple[str | None, Input]] = [(key, Input.of(value)) for key, value in inputs.items()]
     else:
-        if isinstance(inputs, (Input, torch.Tensor)):
-            inputs = [inputs]
         if not isinstance(inputs, (list, tuple)):
-            raise InputError(f"inputs is a {type(inputs).__name__}", fix="pass a list or a dict of tensors or Inputs")
+            inputs = [inputs]
         pairs = [(i.name, i) for i in map(Input.of, inputs)]
     if len(pairs) > len(names):
         raise InputError(f"{len(pairs)} inputs were given, and the graph has {len(names)}: {', '.join(names)}")

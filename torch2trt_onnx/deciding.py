@@ -1,0 +1,145 @@
+"""From a repaired graph to its plan: who decides, what is measured for it, and whether the accuracy budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch2trt_onnx import budget, planning, ranges
+from torch2trt_onnx.budget import Trade
+from torch2trt_onnx.calibration import Sample, Samples, samples
+from torch2trt_onnx.errors import CalibrationError, PrecisionError
+from torch2trt_onnx.graph import Graph
+from torch2trt_onnx.inputs import Input
+from torch2trt_onnx.limits import Limits
+from torch2trt_onnx.plan import AUTO, Asked
+from torch2trt_onnx.precision import Precision
+from torch2trt_onnx.safety import Evidence
+
+Shapes = Mapping[str, Sequence[int | None]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a plan is decided on, beside the graph.
+
+    Args:
+        asked: of the precisions.
+        inputs: of the graph.
+        targets: the compute capabilities to build for.
+        folder: for temporary files.
+        weak: whether it is for a weakly typed TensorRT, which can choose by itself.
+        calibration: what `calibration.samples` takes; None: random numbers, where something is to be measured; False: nothing is.
+        limits: of the errors of the outputs; None: none.
+    """
+
+    asked: Asked
+    inputs: Sequence[Input]
+    targets: Sequence[str]
+    folder: Path
+    weak: bool = False
+    calibration: object = None
+    limits: Limits | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What came of it, beside the plan that the graph now holds.
+
+    Args:
+        policy: who decided; see `planning.policy`.
+        notes: warnings.
+        data: what it was measured on; None where nothing was.
+        trade: of the accuracy budget; None where there is none.
+    """
+
+    policy: str
+    notes: list[str]
+    data: Samples | None = None
+    trade: Trade | None = None
+
+    @property
+    def words(self) -> str:
+        """What it was measured on, in words."""
+        return self.data.words if self.data is not None else ""
+
+    @property
+    def sample(self) -> Sample | None:
+        """The first sample of the user's own."""
+        return next(iter(self.data)) if self.data is not None and self.data.is_real else None
+
+
+def decide(graph: Graph, request: Request) -> Decision:
+    """Write the plan into the graph.
+
+    Raises:
+        ConversionError: what is asked for cannot be; the calibration data does not fit; or the budget cannot be held.
+    """
+    asked, limits = request.asked, request.limits
+    # What the compiler would choose is not known here, so there is no holding it to a budget.
+    policy = planning.policy(graph, asked, weak=request.weak and limits is None)
+    shapes = {str(i.name): i.opt_shape for i in request.inputs}
+    data = _data(request, policy)
+    evidence, notes = _measured(graph, data, policy, asked)
+    evidence = replace(evidence, is_static=not any(i.is_dynamic for i in request.inputs))
+
+    annotated = [(node, dict(node.metadata)) for node in graph.nodes()]
+
+    def plan(evidence: Evidence) -> list[str]:
+        for node, about in annotated:  # a plan is written over what it is made from
+            node.metadata = dict(about)
+        return planning.decide(graph, asked, shapes, request.targets, policy=policy, evidence=evidence)
+
+    planned = plan(evidence)
+    trade = None
+    if limits is not None:
+        assert data is not None
+        trade = budget.hold(graph, data, limits, shapes, planning.movable(graph))
+        if trade.kept:
+            planned = plan(replace(evidence, kept=trade.kept))
+            _confirm(graph, data, limits, shapes, trade)
+    return Decision(policy, [*notes, *planned], data, trade)
+
+
+def _data(request: Request, policy: str) -> Samples | None:
+    """What there is to measure on, where something is to be measured."""
+    given = request.calibration
+    if given is False and request.limits is not None:
+        raise PrecisionError("max_error needs data to measure errors on", fix="leave calibration=False out")
+    if given is False or (given is None and policy != AUTO and request.limits is None):
+        return None
+    return samples(given, request.inputs, request.folder / "calibration")
+
+
+def _measured(graph: Graph, data: Samples | None, policy: str, asked: Asked) -> tuple[Evidence, list[str]]:
+    """The ranges of the tensors, where they have a say: where a node of an fp32 model may stay in fp32.
+
+    That random numbers do not run through the model is no reason to fail: the initializers are left to judge by.
+    """
+    narrows = not asked.strict and asked.precisions is not None and Precision.FP32 not in asked.precisions
+    if data is None or not (policy == AUTO or narrows):
+        return Evidence(), []
+    try:
+        found = ranges.measure(graph, data)
+    except CalibrationError as error:
+        if data.is_real:
+            raise
+        return Evidence(), [f"no ranges were measured, and only initializers were judged: {error.what}: {error.why}"]
+    return Evidence(found, data.words, data.is_real), []
+
+
+def _confirm(graph: Graph, data: Samples, limits: Limits, shapes: Shapes, trade: Trade) -> None:
+    """Run the plan that was made of the budget's, whose borders may lie elsewhere, and put it in the place of what was tried.
+
+    Raises:
+        PrecisionError: its errors are beyond the limits.
+    """
+    final = budget.check(graph, data, limits, shapes, len(trade.kept))
+    trade.trials[-1] = final
+    if not final.ok:
+        raise PrecisionError(
+            "max_error holds for the nodes alone, and not for the plan with its borders",
+            why=", ".join(f"{name!r} has an error of {error:.3g}" for name, error in final.errors.items()),
+            fix="allow a little more, or keep more nodes in fp32 by rules",
+        )

@@ -1,0 +1,101 @@
+"""Which values each tensor has on some data: measured in ONNX Runtime on the CPU, one sample at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from torch2trt_onnx.errors import CalibrationError
+from torch2trt_onnx.graph import Graph
+from torch2trt_onnx.passes import MeasureRanges
+from torch2trt_onnx.precision import FLOATS, ElementType
+from torch2trt_onnx.sessions import Sample, emulated, run
+from torch2trt_onnx.typecheck import onnx_type
+
+COMBINE = {"Min": np.minimum, "Max": np.maximum, "Add": np.add}
+EXACT_OPSET = 9
+"""The first opset whose operators can tell finite elements from others."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What the elements of a tensor are, in all samples together.
+
+    Args:
+        low, high: the lowest and the highest finite value; 0 where nothing is finite.
+        nonfinite: how many elements are infinite or NaN.
+        elements: how many there are.
+    """
+
+    low: float
+    high: float
+    nonfinite: int
+    elements: int
+
+    @property
+    def largest(self) -> float:
+        """The largest finite absolute value."""
+        return max(abs(self.low), abs(self.high))
+
+
+def measure(graph: Graph, samples: Iterable[Sample]) -> dict[str, Range]:
+    """The range of each float tensor that has elements: inputs, what nodes make, and in bodies what these take and make.
+
+    fp16 and bf16 nodes compute in fp32, and round. What a tensor is made of is let go as the run goes on.
+
+    Args:
+        graph: its types known. It stays as it is.
+        samples: iterated over twice where something is not finite; see `calibration.Samples`.
+
+    Raises:
+        CalibrationError: ONNX Runtime cannot load the graph, or run it on a sample.
+    """
+    wanted = {t.name for inner in graph.graphs() for t in _floats(inner)}
+    found, same = _measured(graph, samples, wanted, exact=False)
+    doubtful = {name for name, numbers in found.items() if not math.isfinite(numbers[2])}
+    if doubtful:
+        if graph.opset < EXACT_OPSET:
+            raise CalibrationError(
+                f"what is finite in {len(doubtful)} tensors cannot be told from what is not",
+                where=", ".join(sorted(doubtful)),
+                why=f"the model is of opset {graph.opset}, which has no operator for that",
+                fix=f"export it with opset {EXACT_OPSET} or later",
+            )
+        found |= _measured(graph, samples, doubtful, exact=True)[0]
+    ranges = {}
+    for name, (low, high, finite, size) in found.items():
+        elements = int(size)
+        known = int(finite) if name in doubtful else elements
+        if elements:  # what is in a branch that never ran has none
+            ranges[name] = (
+                Range(low, high, elements - known, elements) if known else Range(0.0, 0.0, elements, elements)
+            )
+    return ranges | {name: ranges[of] for name, of in same.items() if of in ranges}
+
+
+def _floats(inner: gs.Graph) -> Iterator[gs.Tensor]:
+    """The float tensors that a graph or body takes, and that its nodes make."""
+    for tensor in (*inner.inputs, *(t for node in inner.nodes for t in node.outputs)):
+        if tensor.name and onnx_type(tensor) in FLOATS and getattr(tensor, "type", "tensor_type") == "tensor_type":
+            yield tensor
+
+
+def _measured(
+    graph: Graph, samples: Iterable[Sample], wanted: Container[str], *, exact: bool
+) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
+    """For each tensor its numbers over all samples, as `MeasureRanges` says; and what has the elements of another one."""
+    copy, measuring = emulated(graph), MeasureRanges(wanted, exact)
+    for _ in measuring.apply(copy):
+        pass
+    copy.tidy()
+    total = [np.full(len(measuring.measured), s.neutral, ElementType.of(s.kind).numpy) for s in measuring.statistics]
+    for numbers in run(copy, graph, samples):
+        with np.errstate(all="ignore"):  # of what is not finite
+            for statistic, before, now in zip(measuring.statistics, total, numbers, strict=True):
+                COMBINE[statistic.combine](before, now, out=before)
+    rows = zip(*(vector.tolist() for vector in total), strict=True)
+    return dict(zip(measuring.measured, rows, strict=True)), measuring.same

@@ -1,0 +1,130 @@
+"""How much each node computes, by its shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from torch2trt_onnx.formats import Shape
+from torch2trt_onnx.graph import Graph
+
+Find = Callable[[gs.Tensor], Shape]
+
+
+def macs(graph: Graph, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, int]:
+    """Node -> how often it multiplies and adds, where it multiplies matrices (`MATRIX`); 0 for other nodes.
+
+    Nodes of bodies count once, however often they run. Dimensions that are not known count as 1. The graph stays as it is.
+
+    Args:
+        graph: with unique node names.
+        shapes: of the inputs that are dynamic, by name.
+    """
+    find = _shapes(graph, shapes)
+    return {node.name: _macs(node, find) for node in graph.nodes()}
+
+
+def work(graph: Graph, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, int]:
+    """As `macs`; but of nodes that multiply no matrices, the elements that they make."""
+    find = _shapes(graph, shapes)
+    return {
+        node.name: _macs(node, find) or sum(prod(find(t)) for t in node.outputs if t.name) for node in graph.nodes()
+    }
+
+
+def _macs(node: gs.Node, find: Find) -> int:
+    return MATRIX[node.op](node, find) if node.op in MATRIX else 0
+
+
+def _conv(node: gs.Node, find: Find) -> int:
+    return prod(find(node.outputs[0])) * prod(find(node.inputs[1])[1:])  # the weights of one channel
+
+
+def _conv_transpose(node: gs.Node, find: Find) -> int:
+    return prod(find(node.inputs[0])) * prod(
+        find(node.inputs[1])[1:]
+    )  # each input goes through the weights of its channel
+
+
+def _matmul(node: gs.Node, find: Find) -> int:
+    return prod(find(node.outputs[0])) * prod(find(node.inputs[0])[-1:])
+
+
+def _gemm(node: gs.Node, find: Find) -> int:
+    a = find(node.inputs[0])
+    return prod(find(node.outputs[0])) * prod(a[:1] if node.attrs.get("transA") else a[-1:])
+
+
+def _recurrent(node: gs.Node, find: Find) -> int:
+    data, *weights = (find(t) for t in node.inputs[:3])
+    return prod(data[:2]) * sum(map(prod, weights))  # a step of a batch element goes through all the weights
+
+
+def _attention(node: gs.Node, find: Find) -> int:
+    past = prod(find(node.inputs[4])[-2:-1]) if len(node.inputs) > 4 and node.inputs[4].name else 0
+    keys = prod(find(node.inputs[1])[-2:-1]) + past
+    return (prod(find(node.inputs[0])) + prod(find(node.outputs[0]))) * keys
+
+
+def _einsum(node: gs.Node, find: Find) -> int:
+    """A loop over all indices; one operand is moved or summed, and multiplied with nothing."""
+    operands = node.attrs["equation"].replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str | int, int] = {}
+    for words, tensor in zip(operands, node.inputs, strict=True):
+        shape = find(tensor)
+        head, _, tail = words.partition("...")
+        hidden = range(len(head), len(shape) - len(tail))  # what the dots stand for, counted from behind
+        labels = [*head, *(index - len(shape) + len(tail) for index in hidden), *tail]
+        for word, size in zip(labels, shape, strict=False):
+            sizes[word] = max(size, sizes.get(word, 1))
+    return prod(sizes.values()) * (len(operands) - 1)
+
+
+MATRIX: dict[str, Callable[[gs.Node, Find], int]] = {
+    "Conv": _conv,
+    "DeformConv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Einsum": _einsum,
+    "RNN": _recurrent,
+    "GRU": _recurrent,
+    "LSTM": _recurrent,
+    "Attention": _attention,
+}
+"""Operators that multiply matrices."""
+
+
+def _shapes(graph: Graph, shapes: Mapping[str, Sequence[int | None]]) -> Find:
+    """Finds the shape of a tensor, by inference on a copy whose inputs have the given shapes; () where it is not known."""
+    model = graph.to_proto()
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        given = shapes.get(value.name)
+        if given is not None and len(given) == len(dims):
+            for dim, size in zip(dims, given, strict=True):
+                if size is not None:
+                    dim.dim_value = size
+    del model.graph.value_info[:]
+    for value in model.graph.output:  # declared shapes would win over those that follow from the inputs
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
+    known = dict(_known(inferred.graph))
+
+    def find(tensor: gs.Tensor) -> Shape:
+        return tuple(tensor.shape) if isinstance(tensor, gs.Constant) else known.get(tensor.name, ())
+
+    return find
+
+
+def _known(proto: onnx.GraphProto) -> Iterator[tuple[str, Shape]]:
+    for value in (*proto.input, *proto.value_info, *proto.output):
+        if value.type.HasField("tensor_type"):
+            yield value.name, tuple(d.dim_value or 1 for d in value.type.tensor_type.shape.dim)
+    for node in proto.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _known(attribute.g)
