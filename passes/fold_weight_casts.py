@@ -62,9 +62,20 @@ def range_loss(before: np.ndarray, after: np.ndarray) -> str:
         before: the values, of any shape and float type.
         after: the same, in the narrower type.
     """
-    with np.errstate(invalid="ignore"):
-        over = int(np.count_nonzero(np.isfinite(before) & np.isinf(after)))
-        under = int(np.count_nonzero((before != 0) & (after == 0)))
-    alone = ", and no other than zeros are left" if under and not np.count_nonzero(after) else ""
+    under = _nonzero(before) - _nonzero(after)
+    over = _infinite(after) - _infinite(before)
+    alone = ", and no other than zeros are left" if under and not _nonzero(after) else ""
     words = [f"{over} become infinite"] * bool(over) + [f"{under} become zero{alone}"] * bool(under)
     return f"of {before.size} values {' and '.join(words)}" if words else ""
+
+
+def _nonzero(values: np.ndarray) -> int:
+    """How many values are not zero. NumPy's own count of 16-bit floats takes ten times as long as that of their bits but the sign."""
+    return int(np.count_nonzero(values.view(np.uint16) << 1 if values.itemsize == 2 else values))
+
+
+def _infinite(values: np.ndarray) -> int:
+    """How many values are infinite; most often none, which their largest and smallest tell."""
+    if not values.size or (values.itemsize > 2 and np.isfinite(values.max()) and np.isfinite(values.min())):
+        return 0
+    return int(np.count_nonzero(np.isinf(values)))

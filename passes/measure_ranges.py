@@ -20,6 +20,9 @@ FP32, INT64 = int(TensorProto.FLOAT), int(TensorProto.INT64)
 AXES_INPUT = 18
 """The opset from which on ReduceProd takes its axes as an input."""
 
+TOGETHER = 32
+"""Of how many tensors the numbers become one vector: many small blocks that live long keep a heap from using the space between them again."""
+
 SAME = frozenset(
     {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "DepthToSpace", "SpaceToDepth"}
 )
@@ -45,8 +48,7 @@ class Statistic:
 
 LOW = Statistic("lows", FP32, "Min", math.inf)
 HIGH = Statistic("highs", FP32, "Max", -math.inf)
-NORM = Statistic("norms", FP32, "Add", 0)
-FINITE = Statistic("finites", INT64, "Add", 0)
+ODD = Statistic("odds", FP32, "Add", 0)
 SIZE = Statistic("sizes", INT64, "Add", 0)
 
 
@@ -56,12 +58,13 @@ class MeasureRanges(Pass):
 
     Not part of a conversion: it makes a copy for ONNX Runtime. A tensor costs three nodes, and one more where its shape is dynamic. They
     stand behind the node that makes it, so that it is let go as early as before. Where an element is not finite, the lowest and the highest
-    value may be anything, and the norm is not finite; `exact` measures the finite elements alone, with six nodes more. What a body of an
-    If, Loop or Scan measures is handed out, over all its runs; a Scan of opset 8 is passed over.
+    value may be anything, and the norm is not finite, which stands for the elements that are not; of the `exact` ones the finite elements
+    are measured alone, and the others counted, with six nodes more. What a body of an If, Loop or Scan measures is handed out, over all its
+    runs; a Scan of opset 8 is passed over.
 
     Args:
         wanted: the names of the tensors to measure.
-        exact: whether to tell finite elements from others, for which opset 8 has no operators.
+        exact: the names of those among them to measure exactly, for which opset 8 has no operators.
 
     Attributes:
         measured: the names of the tensors, in the order of the outputs.
@@ -72,14 +75,14 @@ class MeasureRanges(Pass):
     """
 
     wanted: Container[str]
-    exact: bool = False
+    exact: Container[str] = ()
     measured: list[str] = field(default_factory=list, init=False)
     same: dict[str, str] = field(default_factory=dict, init=False)
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
         """What the graph puts out, in this order."""
-        return LOW, HIGH, FINITE if self.exact else NORM, SIZE
+        return LOW, HIGH, ODD, SIZE
 
     def apply(self, graph: Graph) -> Iterator[Change]:
         """Edit the graph."""
@@ -123,14 +126,13 @@ class _Scope:
         self._nodes: list[gs.Node] = []
         self._constants: dict[str, gs.Constant] = {}
         self._groups: dict[tuple[int, bool], _Group] = defaultdict(_Group)  # by rank, and whether the shape is static
-        self._handed: list[tuple[list[str], Numbers]] = []  # by control flow inside
+        self._parts: list[tuple[list[str], Numbers]] = []  # names, and a vector for each statistic
         self._own: set[str] = set()
 
     @property
     def names(self) -> list[str]:
         """Of the tensors, in the order of the vectors."""
-        parts = [group.names for group in self._groups.values()] + [names for names, _ in self._handed]
-        return [name for part in parts for name in part]
+        return [name for names, _ in self._parts for name in names]
 
     def measure(self) -> None:
         """Put the nodes that measure behind the nodes that make the tensors."""
@@ -139,7 +141,7 @@ class _Scope:
         for node in self._inner.nodes:
             handed = self._enter(node)
             self._nodes.append(node)
-            self._handed += handed
+            self._parts += handed
             moved = node.inputs[0].name if node.op in SAME else ""
             for tensor in node.outputs:
                 if moved in self._own:
@@ -147,17 +149,18 @@ class _Scope:
                     self._own.add(tensor.name)
                 else:
                     self._take(tensor)
+        for rank, is_static in list(self._groups):
+            self._close(rank, is_static)
         self._inner.nodes = self._nodes
 
     def vectors(self) -> Numbers:
         """The numbers of all tensors; at the end of the graph."""
-        parts = [self._joined(rank, group) for (rank, _), group in self._groups.items()]
-        parts += [numbers for _, numbers in self._handed]
-        if not parts:
+        if not self._parts:
             return [self._neutral(statistic, 0) for statistic in self._owner.statistics]
+        columns = zip(*(numbers for _, numbers in self._parts), strict=True)
         return [
             self._add("Concat", list(column), self._variable(statistic), axis=0)
-            for statistic, column in zip(self._owner.statistics, zip(*parts, strict=True), strict=True)
+            for statistic, column in zip(self._owner.statistics, columns, strict=True)
         ]
 
     # --- one tensor
@@ -175,11 +178,14 @@ class _Scope:
         is_static = all(isinstance(size, int) for size in shape)
         group = self._groups[len(shape), is_static]
         group.names.append(tensor.name)
-        group.numbers.append(self._exactly(values) if self._owner.exact else self._fast(values))
+        is_exact = tensor.name in self._owner.exact
+        group.numbers.append(self._exactly(values) if is_exact else self._fast(values))
         if is_static:
             group.sizes.append(math.prod(shape))
         else:
             group.numbers[-1].append(self._add("Shape", [values]))
+        if len(group.names) == TOGETHER:
+            self._close(len(shape), is_static)
 
     def _fast(self, values: gs.Tensor) -> Numbers:
         return [self._add(op, [values], keepdims=1) for op in ("ReduceMin", "ReduceMax", "ReduceL1")]
@@ -190,10 +196,12 @@ class _Scope:
         floor = self._constant("floor", np.array(-np.inf, np.float32))
         low = self._add("ReduceMin", [self._add("Where", [is_finite, values, infinity])], keepdims=1)
         high = self._add("ReduceMax", [self._add("Where", [is_finite, values, floor])], keepdims=1)
-        return [low, high, self._add("ReduceSum", [self._add("Cast", [is_finite], to=INT64)], keepdims=1)]
+        odd = self._add("Cast", [self._add("Not", [is_finite])], to=FP32)
+        return [low, high, self._add("ReduceSum", [odd], keepdims=1)]
 
-    def _joined(self, rank: int, group: _Group) -> Numbers:
-        """The numbers of a group, each as a vector."""
+    def _close(self, rank: int, is_static: bool) -> None:
+        """Make vectors of the numbers of a group, which begins anew."""
+        group = self._groups.pop((rank, is_static))
         columns = [self._add("Concat", list(column), axis=0) for column in zip(*group.numbers, strict=True)]
         if group.sizes:
             sizes: gs.Tensor = self._graph.constant(SIZE.name, np.array(group.sizes), INT64)
@@ -204,7 +212,7 @@ class _Scope:
             else:
                 sizes = self._add("ReduceProd", [rows, self._constant("axis", np.array([1]))], keepdims=0)
         flat = self._constant("flat", np.array([-1]))
-        return [*(self._add("Reshape", [column, flat]) for column in columns), sizes]
+        self._parts.append((group.names, [*(self._add("Reshape", [column, flat]) for column in columns), sizes]))
 
     # --- control flow
 

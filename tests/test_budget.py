@@ -336,11 +336,24 @@ def test_one_harmful_node_of_a_thousand_is_found_in_few_runs():
     text = f"{{ d = Sub(x, near)  b0 = Exp(d)  {steps}  y = Add(d, b499) }}"
     trade = hold(planned(f"g (float[4,8] x, float[4,8] near) => (float[4,8] y) {text}"), [NEAR], 1e-2)
     assert (trade.movable, list(trade.kept)) == (1001, ["Sub_d"])
+    assert trade.kept["Sub_d"].startswith(
+        "alone in fp16 it gives 'y' a relative error of 0."
+    )  # on its own, not its group
     assert trade.runs <= 2 + 4 + 2 * 6 + 64 + 16  # the second round tells the 16 nodes of one group apart
     assert 8 <= len(trade.trials) <= 14
     assert {round(5 * trial.share) for trial in trade.trials} == set(range(6))  # all along the curve
     (others, taken) = trade.trials[:-1], trade.trials[-1]
     assert taken.share == pytest.approx(1000 / 1001) and taken.share > max(t.share for t in others if t.ok)
+
+
+def test_where_more_are_kept_than_can_be_tried_one_by_one_their_reason_is_the_groups():
+    steps = " ".join(f"b{i + 1} = Sin(b{i})" for i in range(200))
+    trade = hold(
+        planned(f"g (float[4,8] b0) => (float[4,8] y) {{ {steps}  y = Exp(b200) }}"), [{"b0": SMALL["x"]}], 1e-9
+    )
+    assert len(trade.kept) == 201
+    assert trade.kept["Exp_y"].startswith("alone in fp16, with 2 nodes beside it, it gives 'y' a relative error of")
+    assert trade.runs <= BOUND
 
 
 class Block(torch.nn.Module):

@@ -248,7 +248,7 @@ def _source_runner(exported: Exported, graph: Graph, folder: Path) -> compare.Ru
 
 @contextmanager
 def _paused_gc() -> Iterator[None]:
-    """No cyclic garbage collection while graphs are built, and one when they are done with.
+    """No cyclic garbage collection while graphs are built.
 
     A graph of 64,000 nodes is a million objects that all live; searching them again and again for garbage made the time per
     node grow with the size.
@@ -260,7 +260,6 @@ def _paused_gc() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-            gc.collect()
 
 
 class _Clock:

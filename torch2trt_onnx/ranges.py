@@ -12,7 +12,9 @@ import onnx_graphsurgeon as gs
 from torch2trt_onnx.errors import CalibrationError
 from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.passes import MeasureRanges
+from torch2trt_onnx.placement import LARGEST_READ, inner_first
 from torch2trt_onnx.precision import FLOATS, ElementType
+from torch2trt_onnx.safety import BOUNDED
 from torch2trt_onnx.sessions import Sample, emulated, run
 from torch2trt_onnx.typecheck import onnx_type
 
@@ -27,7 +29,7 @@ class Range:
 
     Args:
         low, high: the lowest and the highest finite value; 0 where nothing is finite.
-        nonfinite: how many elements are infinite or NaN.
+        nonfinite: how many elements are infinite or NaN; from 2^24 in one run on rounded to fp32.
         elements: how many there are.
     """
 
@@ -49,15 +51,17 @@ def measure(graph: Graph, samples: Iterable[Sample]) -> dict[str, Range]:
 
     Args:
         graph: its types known. It stays as it is.
-        samples: iterated over twice where something is not finite; see `calibration.Samples`.
+        samples: iterated over once more where something turns out not to be finite; see `calibration.Samples`.
 
     Raises:
         CalibrationError: ONNX Runtime cannot load the graph, or run it on a sample.
     """
     wanted = {t.name for inner in graph.graphs() for t in _floats(inner)}
-    found, same = _measured(graph, samples, wanted, exact=False)
-    doubtful = {name for name, numbers in found.items() if not math.isfinite(numbers[2])}
-    if doubtful:
+    exact = _infinite(graph) & wanted if graph.opset >= EXACT_OPSET else set()
+    while True:
+        found, same, doubtful = _measured(graph, samples, wanted, exact)
+        if not doubtful:
+            break
         if graph.opset < EXACT_OPSET:
             raise CalibrationError(
                 f"what is finite in {len(doubtful)} tensors cannot be told from what is not",
@@ -65,16 +69,30 @@ def measure(graph: Graph, samples: Iterable[Sample]) -> dict[str, Range]:
                 why=f"the model is of opset {graph.opset}, which has no operator for that",
                 fix=f"export it with opset {EXACT_OPSET} or later",
             )
-        found |= _measured(graph, samples, doubtful, exact=True)[0]
+        exact |= doubtful
     ranges = {}
-    for name, (low, high, finite, size) in found.items():
-        elements = int(size)
-        known = int(finite) if name in doubtful else elements
+    for name, (low, high, odd, size) in found.items():
+        elements, nonfinite = int(size), int(odd) if name in exact else 0
         if elements:  # what is in a branch that never ran has none
-            ranges[name] = (
-                Range(low, high, elements - known, elements) if known else Range(0.0, 0.0, elements, elements)
-            )
+            is_known = nonfinite < elements
+            ranges[name] = Range(low if is_known else 0.0, high if is_known else 0.0, nonfinite, elements)
     return ranges | {name: ranges[of] for name, of in same.items() if of in ranges}
+
+
+def _infinite(graph: Graph) -> set[str]:
+    """The tensors that an infinite initializer may reach, such as the mask of an attention: they are measured exactly from the start."""
+    found: set[str] = set()
+    for node in inner_first(graph.ir):
+        if node.op not in BOUNDED and any(t.name in found or _is_infinite(graph, t) for t in node.inputs):
+            found.update(t.name for t in node.outputs)
+    return found
+
+
+def _is_infinite(graph: Graph, tensor: gs.Tensor) -> bool:
+    is_small = (
+        isinstance(tensor, gs.Constant) and onnx_type(tensor) in FLOATS and math.prod(tensor.shape) <= LARGEST_READ
+    )
+    return is_small and bool(np.isinf(graph.array(tensor).astype(np.float32)).any())
 
 
 def _floats(inner: gs.Graph) -> Iterator[gs.Tensor]:
@@ -85,17 +103,23 @@ def _floats(inner: gs.Graph) -> Iterator[gs.Tensor]:
 
 
 def _measured(
-    graph: Graph, samples: Iterable[Sample], wanted: Container[str], *, exact: bool
-) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
-    """For each tensor its numbers over all samples, as `MeasureRanges` says; and what has the elements of another one."""
+    graph: Graph, samples: Iterable[Sample], wanted: Container[str], exact: Container[str]
+) -> tuple[dict[str, tuple[float, ...]], dict[str, str], set[str]]:
+    """For each tensor its numbers over all samples, as `MeasureRanges` says; what has the elements of another one; and the tensors that are
+    to be measured exactly, because a sample has made them infinite or NaN: then the rest of the samples is left.
+    """
     copy, measuring = emulated(graph), MeasureRanges(wanted, exact)
     for _ in measuring.apply(copy):
         pass
     copy.tidy()
-    total = [np.full(len(measuring.measured), s.neutral, ElementType.of(s.kind).numpy) for s in measuring.statistics]
+    names = measuring.measured
+    total = [np.full(len(names), s.neutral, ElementType.of(s.kind).numpy) for s in measuring.statistics]
+    doubtful: set[str] = set()
     for numbers in run(copy, graph, samples):
-        with np.errstate(all="ignore"):  # of what is not finite
-            for statistic, before, now in zip(measuring.statistics, total, numbers, strict=True):
-                COMBINE[statistic.combine](before, now, out=before)
+        doubtful = {names[place] for place in np.flatnonzero(~np.isfinite(numbers[2]))}
+        if doubtful:
+            break
+        for statistic, before, now in zip(measuring.statistics, total, numbers, strict=True):
+            COMBINE[statistic.combine](before, now, out=before)
     rows = zip(*(vector.tolist() for vector in total), strict=True)
-    return dict(zip(measuring.measured, rows, strict=True)), measuring.same
+    return dict(zip(names, rows, strict=True)), measuring.same, doubtful

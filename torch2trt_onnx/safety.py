@@ -70,7 +70,7 @@ class Hazard(ABC):
     def __init__(self, graph: Graph, to: int, evidence: Evidence, losses: Losses) -> None:
         self.graph, self.to, self.evidence, self.losses = graph, to, evidence, losses
         self.name = label(to)
-        self.limits: Any = ml_dtypes.finfo(ElementType.of(to).numpy)  # type: ignore[no-untyped-call]
+        self.limits = limits_of(to)
         self.largest = float(self.limits.max)
 
     @abstractmethod
@@ -363,6 +363,11 @@ class Safety:
         return "", ""
 
 
+def limits_of(to: int) -> Any:
+    """What `numpy.finfo` says of an ONNX type."""
+    return ml_dtypes.finfo(ElementType.of(to).numpy)  # type: ignore[no-untyped-call]
+
+
 def _kinds(tensors: Sequence[gs.Tensor]) -> set[int]:
     return {kind for t in tensors if (kind := onnx_type(t))}
 
@@ -409,6 +414,10 @@ def _constants(tensor: gs.Tensor) -> Iterator[gs.Constant]:
     yield from found
 
 
+PART = 1 << 20
+"""How many values are looked at at once."""
+
+
 @dataclass(frozen=True)
 class Loss:
     """What values lose in a narrower type.
@@ -418,7 +427,7 @@ class Loss:
         infinite: how many become infinite.
         zero: whether all that are not zero become it.
         largest: of the finite ones, by magnitude.
-        share: the norm of what is lost over the norm of the values, those that become infinite left out.
+        share: the norm of what is lost over the norm of the values, those that become infinite left out; 0 where it is rounding.
     """
 
     size: int
@@ -429,21 +438,34 @@ class Loss:
 
     @classmethod
     def of(cls, values: np.ndarray, to: int) -> Loss:
-        """Of some values; read in parts, so that large weights are never copied whole."""
-        flat = values.reshape(-1)
+        """Of some values; read in parts, so that large weights are never copied whole.
+
+        Where all are in range, and their root mean square is a normal number, the least of which is 16 times the largest rounding error
+        of those below it, rounding changes the norm by less than `InitializerRange` asks; then the values need not be rounded.
+        """
+        flat, limits = values.reshape(-1), limits_of(to)
+        parts = [flat[start : start + PART] for start in range(0, flat.size, PART)]
+        if values.dtype == np.float32:
+            largest = max((max(float(part.max()), -float(part.min())) for part in parts), default=0.0)
+            mean = sum(float(np.dot(part, part)) for part in parts) / max(flat.size, 1)
+            if largest <= float(limits.max) and mean > float(limits.smallest_normal) ** 2:  # NaN is neither
+                return cls(flat.size, 0, False, largest, 0.0)
+        return cls._rounded(parts, flat.size, to)
+
+    @classmethod
+    def _rounded(cls, parts: Sequence[np.ndarray], size: int, to: int) -> Loss:
         infinite, largest, kept, lost, whole = 0, 0.0, 0, 0.0, 0.0
-        for start in range(0, flat.size, 1 << 20):
-            part = flat[start : start + (1 << 20)].astype(np.float32)
-            part = part[np.isfinite(part)]
-            narrow = cast(part, to).astype(np.float32)
+        for part in parts:
+            finite = part[np.isfinite(part)].astype(np.float32)
+            narrow = cast(finite, to).astype(np.float32)
             fits = np.isfinite(narrow)
-            infinite += part.size - int(np.count_nonzero(fits))
+            infinite += finite.size - int(np.count_nonzero(fits))
             kept += int(np.count_nonzero(narrow))
-            largest = max(largest, float(np.abs(part).max(initial=0.0)))
-            part, narrow = part[fits], narrow[fits]
-            lost += float(np.square(part - narrow, dtype=np.float64).sum())
-            whole += float(np.square(part, dtype=np.float64).sum())
-        return cls(flat.size, infinite, largest > 0 and not kept, largest, math.sqrt(lost / whole) if whole else 0.0)
+            largest = max(largest, float(np.abs(finite).max(initial=0.0)))
+            finite, narrow = finite[fits], narrow[fits]
+            lost += float(np.square(finite - narrow, dtype=np.float64).sum())
+            whole += float(np.square(finite, dtype=np.float64).sum())
+        return cls(size, infinite, largest > 0 and not kept, largest, math.sqrt(lost / whole) if whole else 0.0)
 
     def words(self, name: str) -> str:
         """In words."""
