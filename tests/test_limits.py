@@ -170,6 +170,7 @@ def test_what_is_wrong_is_said(case):
     call, *words = case
     with pytest.raises(InputError) as raised:
         call()
+    assert words[0] in raised.value.what
     assert all(word in str(raised.value) for word in words), str(raised.value)
 
 

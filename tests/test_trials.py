@@ -222,6 +222,41 @@ def test_what_hands_values_on_rounds(case):
     assert Followers(scene.graph).between(set(reduced)) == between
 
 
+def test_what_an_operator_takes_in_fp32_alone_is_read_as_it_is():
+    text = """g (float[1,1,2,2] x, float[2] p, float[2] q) => (float[1,1,A,B] y) {
+        a = Relu(x)  s = Concat<axis=0>(p, q)  y = Resize(a, "", s) }"""
+    scene = annotated(parse(text), lambda node: True)
+    assert Followers(scene.graph).between({"Resize_y"}) == ["Concat_s"]
+
+
+def test_who_rounds_to_another_precision_sees_it():
+    scene = annotated(
+        parse("g (float[2,2] x) => (float[2,2] y) { a = Relu(x)  y = MatMul(a, w) }", W), lambda node: True
+    )
+    assert Followers(scene.graph).between({"MatMul_y"}) == []
+    list(scene.graph.nodes())[1].metadata[f"{PREFIX}precision"] = "bf16"
+    assert Followers(scene.graph).between({"MatMul_y"}) == ["Relu_a"]
+
+
+FOLLOWS = {
+    "numbers that are looked up": ("y = Gather(x, i)", 1),
+    "weights that are looked up": ("y = Gather(table, i)", 0),
+    "what puts numbers among others": ("y = ScatterElements(x, j, u)", 1),
+    "what adds them": ('y = ScatterElements<reduction="add">(x, j, u)', 0),
+    "a Cast of integers": ("y = Cast<to=1>(j)", 0),
+    "a Cast of halves": ("y = Cast<to=1>(k)", 1),
+    "what computes": ("y = Exp(x)", 0),
+}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=sentence) for sentence, case in FOLLOWS.items()])
+def test_what_only_hands_values_on(case):
+    text, count = case
+    bindings = "float[2,2] x, int64[3] i, int64[2,2] j, float[2,2] u, float16[2,2] k"
+    scene = annotated(parse(f"g ({bindings}) => (float[A,B] y) {{ {text} }}", W), lambda node: True)
+    assert Followers(scene.graph).count == count
+
+
 def test_what_a_rule_is_for_follows_nobody():
     scene = annotated(parse("g (float[2,2] x) => (float[2,2] y) { y = Relu(x) }"), lambda node: True)
     assert Followers(scene.graph).count == 1

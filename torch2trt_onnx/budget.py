@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,6 +42,12 @@ class Trade:
     runs: int = 0
     kept: dict[str, str] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
+
+    def then(self, later: Trade) -> Trade:
+        """The same, and what was kept and tried in a later round, on the plan that followed from this one."""
+        tried = [replace(trial, kept=trial.kept + len(self.kept)) for trial in later.trials]
+        trials, kept = [*self.trials[:-1], *tried], self.kept | later.kept
+        return replace(self, runs=self.runs + later.runs, kept=kept, trials=trials)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Trade:
@@ -85,10 +91,13 @@ def hold(
     free = [place for place in sorted(plan.computing) if plan.nodes[place].name in movable]
     fixed = plan.computing.difference(free)
     trade = Trade(allowed, ", ".join(dict.fromkeys(map(planned, plan.nodes))), len(free) + plan.followers.count)
-    with _trials(graph, plan, allowed, samples) as trials:
-        search = Search(
-            Problem(trials.errors, numbers, free, fixed, plan.share, lambda on: len(plan.kept(on)), plan.size)
+    with TemporaryDirectory(dir=graph.weights.directory) as folder:
+        trials = Trials(graph, [node.name for node in plan.nodes], allowed, samples, Path(folder))
+        estimate = partial(trials.errors, samples=1)
+        problem = Problem(
+            trials.errors, estimate, numbers, free, fixed, plan.share, lambda on: len(plan.kept(on)), plan.size
         )
+        search = Search(problem)
         if plan.kept(plan.computing):  # as it stands it rounds where no trial of the search does
             trade.trials.append(Trial.of(0, plan.share(plan.every), trials.errors(plan.every), numbers))
         kept = frozenset() if any(t.ok for t in trade.trials) else search.find()
@@ -101,26 +110,6 @@ def hold(
             node = plan.nodes[place]
             trade.kept[node.name] = _reason(node, *search.alone(place), allowed) if place in kept else HANDS_ON
     return trade
-
-
-def check(
-    graph: Graph, samples: Iterable[Sample], limits: Limits, shapes: Mapping[str, Sequence[int | None]], kept: int = 0
-) -> Trial:
-    """Run a plan as it stands, and all that follows its neighbours as planned: what came of a decision that had nodes to keep.
-
-    Args:
-        graph, samples, limits, shapes: see `hold`, which raises the same `InputError`s and `ComparisonError`s.
-        kept: how many nodes the plan has in fp32 for the budget's sake.
-    """
-    allowed, plan = _limited(graph, limits), _Plan(graph, shapes)
-    with _trials(graph, plan, allowed, samples) as trials:
-        return Trial.of(kept, plan.share(plan.every), trials.errors(plan.every), _numbers(allowed))
-
-
-@contextmanager
-def _trials(graph: Graph, plan: _Plan, limits: Mapping[str, ErrorLimit], samples: Iterable[Sample]) -> Iterator[Trials]:
-    with TemporaryDirectory(dir=graph.weights.directory) as folder:
-        yield Trials(graph, [node.name for node in plan.nodes], limits, samples, Path(folder))
 
 
 def _limited(graph: Graph, limits: Limits) -> dict[str, ErrorLimit]:

@@ -37,7 +37,9 @@ INPUT_HELP = (
 OUTPUT_HELP = "The type or format of an output, where the model's is not wanted: logits:float16, mask:uint8:HWC."
 
 POLICY_HELP = "Who decides: auto lowers what the author did not type, where it is safe. Default: source, or auto where nothing is typed."
-ERROR_HELP = "How far outputs may be from fp32, by their largest value or cosine: 1e-2, logits:1e-2, logits:cosine:1e-3."
+ERROR_HELP = (
+    "How far outputs may be from fp32, by their largest value or cosine: 1e-2, logits:1e-2, logits:cosine:1e-3."
+)
 
 
 class Parsed(click.ParamType[Any]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from torch2trt_onnx.plan import AUTO, Asked
 from torch2trt_onnx.precision import Precision
 from torch2trt_onnx.safety import Evidence
 
-Shapes = Mapping[str, Sequence[int | None]]
+ROUNDS = 8
+"""How often a plan is held to the accuracy budget, at most."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,21 @@ def decide(graph: Graph, request: Request) -> Decision:
             node.metadata = dict(about)
         return planning.decide(graph, asked, shapes, request.targets, policy=policy, evidence=evidence)
 
-    planned = plan(evidence)
-    trade = None
-    if limits is not None:
-        assert data is not None
-        trade = budget.hold(graph, data, limits, shapes, planning.movable(graph))
-        if trade.kept:
+    planned, trade = plan(evidence), None
+    if limits is not None and data is not None:
+        for _ in range(ROUNDS):
+            # A plan with more nodes in fp32 has its borders elsewhere, so it is held to the limits again.
+            found = budget.hold(graph, data, limits, shapes, planning.movable(graph))
+            trade = found if trade is None else trade.then(found)
+            if not found.kept:
+                break
             planned = plan(replace(evidence, kept=trade.kept))
-            _confirm(graph, data, limits, shapes, trade)
+        else:
+            raise PrecisionError(
+                f"max_error is not held after {ROUNDS} rounds, each of which kept more nodes in fp32",
+                why=f"{len(trade.kept) if trade is not None else 0} nodes are kept by now",
+                fix="allow a little more, or keep more nodes in fp32 by rules",
+            )
     return Decision(policy, [*notes, *planned], data, trade)
 
 
@@ -127,19 +135,3 @@ def _measured(graph: Graph, data: Samples | None, policy: str, asked: Asked) -> 
             raise
         return Evidence(), [f"no ranges were measured, and only initializers were judged: {error.what}: {error.why}"]
     return Evidence(found, data.words, data.is_real), []
-
-
-def _confirm(graph: Graph, data: Samples, limits: Limits, shapes: Shapes, trade: Trade) -> None:
-    """Run the plan that was made of the budget's, whose borders may lie elsewhere, and put it in the place of what was tried.
-
-    Raises:
-        PrecisionError: its errors are beyond the limits.
-    """
-    final = budget.check(graph, data, limits, shapes, len(trade.kept))
-    trade.trials[-1] = final
-    if not final.ok:
-        raise PrecisionError(
-            "max_error holds for the nodes alone, and not for the plan with its borders",
-            why=", ".join(f"{name!r} has an error of {error:.3g}" for name, error in final.errors.items()),
-            fix="allow a little more, or keep more nodes in fp32 by rules",
-        )

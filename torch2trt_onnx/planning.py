@@ -270,7 +270,8 @@ class _Planner:
             return Choice(node, FP32, FP32, KEPT, f"{why}; {said}")
         free = origin == "tensors" and node.op not in MATRIX | BOUNDED
         reason = f"nothing is against {label(safety.to)}; {said}"
-        return Choice(node, FP32, safety.to, AUTO, reason, free, may_round=True)
+        may_round = node.op not in MOVING | MONOTONE  # between two of fp32 it would round for nothing
+        return Choice(node, FP32, safety.to, AUTO, reason, free, may_round=may_round)
 
     def _measured_obstacle(self, node: gs.Node, to: int) -> str:
         """Why what was measured keeps an fp32 node from being narrowed; "" where it does not, or fp32 is no way out."""

@@ -47,6 +47,7 @@ class Problem:
 
     Args:
         measure: from the nodes in reduced precision to the error of each limited output.
+        estimate: the same, faster, on less data: for the effect of nodes on their own, by which they are put in order.
         limits: output -> the largest error that it may have.
         free: the nodes that may be kept in fp32, in topological order.
         fixed: those that are reduced in each plan.
@@ -56,6 +57,7 @@ class Problem:
     """
 
     measure: Callable[[Nodes], dict[str, float]]
+    estimate: Callable[[Nodes], dict[str, float]]
     limits: Mapping[str, float]
     free: Sequence[int]
     fixed: Nodes
@@ -72,6 +74,7 @@ class Search:
         self._tried: dict[Nodes, Trial] = {}
         self._attempts: set[Nodes] = set()
         self._measured: dict[Nodes, dict[str, float]] = {}
+        self._estimated: dict[Nodes, dict[str, float]] = {}
         self._units: list[Unit] = []
 
     def find(self) -> Nodes | None:
@@ -97,7 +100,7 @@ class Search:
     def alone(self, node: int) -> tuple[Unit, str, float]:
         """The nodes that a kept one was last tried with where all others were in fp32, the output that suffers most, and its error."""
         unit = next(unit for unit in reversed(self._units) if node in unit)
-        errors = self._errors(frozenset(unit))
+        errors = self._estimate(unit)
         output = max(errors, key=lambda name: errors[name] / self._problem.limits[name])
         return unit, output, errors[output]
 
@@ -112,8 +115,16 @@ class Search:
 
     def _effect(self, unit: Unit) -> float:
         """The largest error with nothing but these nodes reduced, in limits."""
-        errors = self._errors(frozenset(unit))
+        errors = self._estimate(unit)
         return max(error / self._problem.limits[name] for name, error in errors.items())
+
+    def _estimate(self, unit: Unit) -> dict[str, float]:
+        nodes = frozenset(unit)
+        if nodes in self._measured:
+            return self._measured[nodes]
+        if nodes not in self._estimated:
+            self._estimated[nodes] = self._problem.estimate(nodes)
+        return self._estimated[nodes]
 
     def _errors(self, reduced: Nodes) -> dict[str, float]:
         if reduced not in self._measured:

@@ -56,24 +56,27 @@ class Trials:
         except Exception as error:  # its errors have no base of their own
             raise _failed("ONNX Runtime cannot load the graph to try precisions on", error) from error
         self._switches = [i.name for i in self._session.get_inputs() if i.name not in self._inputs]
-        self._files = [self._keep(folder / f"{number}.npz", sample) for number, sample in enumerate(samples)]
+        bound = zip(graph.ir.outputs, self._session.get_outputs(), strict=True)  # bf16 ones are bound by other names
+        self._outputs = [found.name for tensor, found in bound if tensor.name in limits]
+        self._files = [self._keep(folder / f"{number}.npz", sample) for number, sample in enumerate(samples, 1)]
         if not self._files:
             raise InputError(
                 "there is no sample to measure errors on", fix="give some of the data that the model is for"
             )
 
-    def errors(self, reduced: Iterable[int]) -> dict[str, float]:
+    def errors(self, reduced: Iterable[int], samples: int | None = None) -> dict[str, float]:
         """The error of each limited output, the largest of all samples.
 
         Args:
             reduced: the positions of the switched nodes that run in their planned precision.
+            samples: how many of the samples to run, from the first one on; None: all.
 
         Raises:
             InputError: a function of the user's that measures fails.
         """
         self.runs += 1
         errors = dict.fromkeys(self._limits, 0.0)
-        for file in self._files:
+        for file in self._files[:samples]:
             with np.load(file) as held:
                 arrays = [held[f"arr_{index}"] for index in range(len(held.files))]
             feeds = dict(zip(self._inputs, arrays, strict=False))
@@ -101,7 +104,7 @@ class Trials:
         on = np.zeros(self._count, np.bool_)
         on[list(reduced)] = True
         try:
-            found = self._session.run(list(self._limits), {**feeds, **dict.fromkeys(self._switches, on)})
+            found = self._session.run(self._outputs, {**feeds, **dict.fromkeys(self._switches, on)})
         except Exception as error:
             raise _failed(f"ONNX Runtime fails on sample {file.stem}", error) from error
         return [np.asarray(array) for array in found]
