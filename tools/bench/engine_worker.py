@@ -3,8 +3,8 @@
     .venv/bin/python tools/bench/engine_worker.py MODEL.onnx META.json [STATIC.onnx]
 
 Builds it with the ranges of shapes that the zoo gives it and, where one is dynamic, once more at the usual shapes, where TensorRT tells the
-sizes of tensors: STATIC.onnx there, if it is given. Prints a JSON object: `seconds` of the first build and its kernels, `over_range`; of the
-last engine `kernels`, `casts` and `bytes`; or `error`.
+sizes of tensors: STATIC.onnx there, if it is given. Prints a JSON object: `seconds` of the first build, and its kernels as `over_range`; of
+the last engine `kernels`, `casts` and `bytes`; or `error`.
 """
 
 from __future__ import annotations
