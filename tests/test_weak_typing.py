@@ -144,6 +144,19 @@ class TestLayerCasting:
         assert asked.of("/b/Gemm") == ["FLOAT"]
         assert set(asked.precisions.values()) == {"FLOAT"} and "/a/Gemm" not in asked.precisions
 
+    def test_d_the_policy_auto_pins_what_it_chooses(self, run):
+        conversion, asked, _ = run(Layers(), {"fp32", "fp16"}, policy="auto")
+        assert {n.origin for n in conversion.plan.nodes if n.op == "Gemm"} == {"auto"}
+        assert set(asked.of("a/Gemm")) == {"HALF"}
+
+    def test_d_a_budget_is_held_by_a_plan_and_not_by_what_the_compiler_would_choose(self, run):
+        conversion, _, _ = run(Layers(), {"fp32", "fp16"}, max_error=3e-4)
+        assert {n.precision for n in conversion.plan.nodes if n.op in ("Gemm", "Sigmoid")} == {"fp32", "fp16"}
+        assert conversion.report.trade.kept and conversion.report.trade.trials[-1].ok
+        with pytest.raises(PrecisionError, match="not one node") as error:
+            run(Layers(), {"fp32", "fp16"}, max_error=1e-7)
+        assert "alone in fp16 it gives 'output' a relative error of" in str(error.value)
+
     def test_d_the_policy_source_leaves_no_choice(self, run):
         with pytest.raises(PrecisionError, match="not one node"):
             run(Layers(), {"fp32", "fp16"}, policy="source")
@@ -152,7 +165,7 @@ class TestLayerCasting:
         with pytest.raises(PrecisionError) as error:
             run(Layers(), {"fp32", "fp16"}, policy="source")
         assert "strong typing" not in str(error.value) and "tensorrt-weak" not in str(error.value)
-        assert "without policy='source'" in str(error.value)
+        assert "leave policy='source' out" in str(error.value)
 
     def test_d_nodes_without_weights_that_were_asked_to_be_fp32_are_not_free(self, run):
         conversion, asked, _ = run(Layers(), {"fp32", "fp16"}, weightless="fp32")

@@ -411,8 +411,7 @@ def _check_result(choices: Sequence[Choice], asked: Asked, targets: Sequence[str
         raise PrecisionError(
             f"{', '.join(sorted(p.value for p in reduced))} was asked for, and not one node of the model runs in it",
             why=_why_none(choices, policy),
-            fix="cast layers in the model (layer.half(), torch.autocast), write rules, or leave fp32 out of precisions to narrow it all"
-            + ("; without policy='source' the nodes are chosen for you" if policy == SOURCE else ""),
+            fix=_fix_none(asked, policy),
         )
     outside = {p: nodes for p, nodes in runs.items() if p.is_quantized and p not in asked.precisions}
     if outside and asked.strict:
@@ -437,6 +436,16 @@ def _why_none(choices: Sequence[Choice], policy: str) -> str:
             kept[choice.reason.split("; ")[0]].append(choice.node.name)
     lines = [f"{names[0]!r}{f' and {len(names) - 1} more' if names[1:] else ''}: {why}" for why, names in kept.items()]
     return "\n       ".join(lines[:10] or ["it has no node that computes with floats"])
+
+
+def _fix_none(asked: Asked, policy: str) -> str:
+    if policy == AUTO:
+        return "allow a larger max_error, or say by rules what you know to be safe"
+    chosen = "leave policy='source' out" if asked.policy == SOURCE else "use policy='auto'"
+    return (
+        "cast layers in the model (layer.half(), torch.autocast), write rules, or leave fp32 out of precisions to narrow it all; "
+        f"or {chosen}, and the nodes are chosen for you"
+    )
 
 
 def _names(nodes: Iterable[gs.Node]) -> str:

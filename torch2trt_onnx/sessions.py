@@ -46,11 +46,13 @@ def run(copy: Graph, graph: Graph, samples: Iterable[Sample]) -> Iterator[list[A
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    # As in `compare.OnnxRunner`, for the same reasons. And no plan of where each tensor lies: making one takes a time quadratic in the
-    # tensors that live at once, and the numbers of all tensors do.
+    # Bare execution, in the order of the file, with the weights mapped as they are; see `compare.OnnxRunner`.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = options.enable_mem_reuse = False
+    # A plan of where each tensor lies takes a time quadratic in the tensors that live at once, and the numbers of all tensors do.
+    options.enable_mem_pattern = False
+    # What is planned to be used again is held until then, however late that is; and with an arena nothing is gained by it.
+    options.enable_mem_reuse = False
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.log_severity_level = 4
     path = copy.write(graph.weights.directory / "measuring.onnx")
