@@ -15,7 +15,7 @@ PACKAGE = ROOT / "torch2trt_onnx"
 ORDER = [
     ["cli"],
     ["tables"],
-    ["conversion", "preview", "trade_table"],
+    ["conversion", "preview", "trade_table", "debugging"],
     ["gathering", "shelf"],
     ["result"],
     ["runtime"],
@@ -26,7 +26,7 @@ ORDER = [
     ["deciding"],
     ["budget"],
     ["search", "trials", "followers"],
-    ["compare", "proof", "building", "ranges"],
+    ["compare", "proof", "building", "ranges", "twin"],
     ["pipeline", "planning"],
     ["safety"],
     ["placement"],

@@ -136,10 +136,10 @@ def _of_files(path: Path, checks: _Checks) -> Samples:
 
 def _loaded(path: Path) -> Sample:
     try:
-        found = np.load(path)  # without pickles, which can run any code
-        if isinstance(found, np.ndarray):
-            raise ValueError("it holds one array, without a name")
-        with found:
+        with path.open("rb") as file:  # NumPy leaves open what turns out to be no archive
+            found = np.load(file)  # without pickles, which can run any code
+            if isinstance(found, np.ndarray):
+                raise ValueError("it holds one array, without a name")
             return dict(found)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
@@ -280,5 +280,5 @@ def _cast(array: Array, kind: ElementType) -> Array | None:
         cast = array.astype(kind.numpy, copy=False).astype(HELD.get(kind.name, kind.numpy), copy=False)
     if np.issubdtype(array.dtype, np.integer):
         return cast if np.array_equal(cast, array) else None
-    is_held = array.dtype == cast.dtype or np.array_equal(np.isfinite(cast), np.isfinite(array.astype(np.float64)))
+    is_held = cast is array or np.array_equal(np.isfinite(cast), np.isfinite(array.astype(np.float64)))
     return cast if is_held else None

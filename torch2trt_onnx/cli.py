@@ -231,6 +231,48 @@ def plan(**given: Any) -> None:
 
 
 @main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-i", "--input", "inputs", type=INPUT, multiple=True, help=INPUT_HELP)
+@click.option("-p", "--precision", type=click.Choice(["fp16", "bf16"]), default="fp16", show_default=True)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="An .npz of real inputs, or a folder of them. Default: random.",
+)
+@click.option("--tolerance", type=float, help="Of the largest |a - b| of a tensor by its largest |b|. Default: 0.05.")
+@click.option("--exporter", type=click.Choice(["torchscript", "dynamo"]), default="torchscript", show_default=True)
+@click.option("--opset", type=int, help="Default: 20, or 22 with bf16.")
+@click.option("--json", "as_json", is_flag=True)
+def debug(model: Path, inputs: tuple[Input, ...], as_json: bool, **given: Any) -> None:
+    """Find the first node of MODEL that goes wrong in a reduced precision and not in fp32.
+
+    MODEL is a TorchScript or ONNX file, or a saved folder. Exit with 0 where nothing is wrong, else with 4.
+    """
+    from torch2trt_onnx.debugging import NOTHING, TOLERANCE
+    from torch2trt_onnx.debugging import debug as run
+    from torch2trt_onnx.options import Options
+    from torch2trt_onnx.tables import diagnosed
+
+    try:
+        found = run(
+            model / "model.onnx" if model.is_dir() else model,
+            list(inputs) or None,
+            precision=given["precision"],
+            calibration=given["calibration"],
+            tolerance=given["tolerance"] if given["tolerance"] is not None else TOLERANCE,
+            options=Options(exporter=given["exporter"], opset=given["opset"]),
+        )
+    except ConversionError as error:
+        _fail(error)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=1))
+    else:
+        diagnosed(found)
+    if found.verdict != NOTHING:
+        sys.exit(DIFFERS)
+
+
+@main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--show", "what", type=click.Choice(["layers", "casts", "bindings"]), multiple=True, help="Default: all.")
 @click.option("--all", "every", is_flag=True, help="Also nodes that compute with no float.")

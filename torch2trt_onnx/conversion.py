@@ -232,7 +232,7 @@ def _compared(
         reference, what = _source_runner(exported, graph, path.parent), "the given ONNX model in ONNX Runtime"
         inputs = exported.inputs
     if (sample := decision.sample) is not None:
-        inputs = [i.holding(sample[i.name]) if i.name in sample else i for i in inputs]
+        inputs = [i.holding(sample[i.name]) if i.name in sample and i.example is None else i for i in inputs]
     return compare.compare(path, graph, reference, inputs, device, tolerance, what=what, asked=types)
 
 

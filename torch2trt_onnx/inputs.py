@@ -166,12 +166,11 @@ class Input:
         return bound
 
     def holding(self, numbers: npt.NDArray[np.generic]) -> Input:
-        """The same input with numbers as its example, where it has none; they may have another shape, of its rank."""
+        """The same input with numbers as its example; they may have another shape, of its rank."""
         import torch
 
         held = copy.copy(self)
-        if held.example is None:
-            held.example = torch.from_numpy(numbers)
+        held.example = torch.from_numpy(numbers)
         return held
 
     @property

@@ -111,7 +111,6 @@ def _measured(
     copy, measuring = emulated(graph), MeasureRanges(wanted, exact)
     for _ in measuring.apply(copy):
         pass
-    copy.tidy()
     names = measuring.measured
     total = [np.full(len(names), s.neutral, ElementType.of(s.kind).numpy) for s in measuring.statistics]
     doubtful: set[str] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from torch2trt_onnx import trade_table
+from torch2trt_onnx.debugging import NOTHING, Diagnosis
 from torch2trt_onnx.preview import Preview
 from torch2trt_onnx.proof import FOLDED, FUSED, HONOURED, OVERRIDDEN, UNVERIFIABLE, WORDS
 from torch2trt_onnx.report import Report, network_label
@@ -94,6 +96,34 @@ def previewed(found: Preview, *, nodes: bool) -> None:
         trade_table.show(found.trade, output)
     for note in found.notes:
         output.print(Text(f"warning: {note}", style="yellow"))
+
+
+def diagnosed(found: Diagnosis) -> None:
+    """Print what is wrong, where, and how to mend it."""
+    output = console()
+    style = "green" if found.verdict == NOTHING else "bold red"
+    output.print(Text(f"{found.verdict}: {found.words}", style=style))
+    output.print(Text(f"tried: {found.precision}, on {found.data}, tolerance {found.tolerance:g}"))
+    if found.outputs:
+        table = _table("Outputs", "name", "relative error")
+        for name, error in found.outputs.items():
+            table.add_row(name, Text(f"{error:.3g}", style="red" if error > found.tolerance else ""))
+        output.print(table)
+    for title, suspect in (("first infinite or NaN", found.broken), ("first out of tolerance", found.drifting)):
+        if suspect is not None:
+            output.print(Text(f"{title}: {suspect}", style="bold"))
+            for name, (largest, error) in suspect.inputs.items():
+                output.print(Text(f"  reads {name}: up to {largest:g} in fp32, error {error:.3g}"))
+            output.print(Text(f"  makes up to {suspect.largest:g} in fp32, error {suspect.error:.3g}"))
+    if found.chain:
+        output.print(Text("where the error grows most", style="bold"))
+        for suspect in found.chain:
+            output.print(Text(f"  {suspect}"))
+    if found.culprit is not None:
+        output.print(
+            Text("to mend it: policy='auto' with calibration data, or keep the node in fp32 by a rule", style="bold")
+        )
+        output.print(Text(f'[[rule]]\nname = {json.dumps(found.culprit.name)}\nprecision = "fp32"'))
 
 
 def show(report: Report, what: tuple[str, ...], *, every: bool = False) -> None:
