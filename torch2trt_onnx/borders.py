@@ -9,7 +9,6 @@ a tensor, as in the hypergraph cuts of VLSI partitioning (Lawler 1973; Ihler, Wa
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -77,11 +76,41 @@ def cheapest(count: int, flows: Sequence[Flow]) -> list[bool]:
         count: how many places there are; at least one choice must be possible.
         flows: the tensors that they make or read.
     """
+    narrow = _settled(count, flows)
+
+    def own(place: int) -> int:
+        return NARROW if place >= 0 and narrow[place] else place
+
+    left = [Flow(f.elements, own(f.maker), tuple(map(own, f.readers)), f.raw, tuple(map(own, f.bound))) for f in flows]
+    for places, tensors in _apart(count, left):
+        for place, label in zip(places, _cut(places, tensors), strict=True):
+            narrow[place] = narrow[place] or label
+    return narrow
+
+
+def _settled(count: int, flows: Sequence[Flow]) -> list[bool]:
+    """For each place whether it is narrow in the cheapest choice, for those of which that can be told from their neighbours alone.
+
+    The cost is submodular: a place gains most from being wide where all others are. Where it does not gain even then, it is narrow, and its
+    neighbours gain less. Most models have no others, and need no cut.
+    """
+    touched: list[list[Flow]] = [[] for _ in range(count)]
+    for flow in flows:
+        for place in {p for p in (flow.maker, *flow.readers, *flow.bound) if p >= 0}:
+            touched[place].append(flow)
     narrow = [False] * count
-    for places, tensors in _apart(count, flows):
-        found = _tried(places, tensors) if len(places) <= FEW else _cut(places, tensors)
-        for place, label in zip(places, found, strict=True):
-            narrow[place] = label
+    waiting = list(range(count))
+    while waiting:
+        place = waiting.pop()
+        if narrow[place]:
+            continue
+        wide = cost(touched[place], narrow)
+        narrow[place] = True
+        if cost(touched[place], narrow) > wide:
+            narrow[place] = False
+            continue
+        near = {p for flow in touched[place] for p in (flow.maker, *flow.readers, *flow.bound) if p >= 0}
+        waiting += (p for p in near if not narrow[p])
     return narrow
 
 
@@ -111,26 +140,8 @@ def _apart(count: int, flows: Sequence[Flow]) -> Iterator[tuple[list[int], list[
         if places:
             tensors[part[places[0]]].append(flow)
     for key, places in members.items():
-        yield places, tensors[key]
-
-
-FEW = 5
-"""Places whose choices are tried one by one, which is faster than a cut, and needs no SciPy: most models have few that hang together."""
-
-
-def _tried(places: list[int], flows: list[Flow]) -> list[bool]:
-    """The labels of a few places by trying all; where several cost the same, the narrowest."""
-    index = {place: number for number, place in enumerate(places)}
-
-    def own(place: int) -> int:
-        return index.get(place, place)
-
-    moved = [Flow(f.elements, own(f.maker), tuple(map(own, f.readers)), f.raw, tuple(map(own, f.bound))) for f in flows]
-
-    def price(choice: list[bool]) -> tuple[float, int]:
-        return cost(moved, choice), choice.count(False)
-
-    return min(map(list, itertools.product((True, False), repeat=len(places))), key=price)
+        if tensors[key]:
+            yield places, tensors[key]
 
 
 def _cut(places: list[int], flows: list[Flow]) -> list[bool]:

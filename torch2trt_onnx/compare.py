@@ -19,6 +19,7 @@ from torch2trt_onnx.graph import Graph
 from torch2trt_onnx.inputs import Input, to_numpy
 from torch2trt_onnx.passes.emulate_reduced import EmulateReduced, needs_emulation
 from torch2trt_onnx.precision import ElementType, Precision
+from torch2trt_onnx.sessions import bare_options
 from torch2trt_onnx.typecheck import onnx_type
 
 if TYPE_CHECKING:
@@ -212,16 +213,8 @@ class OnnxRunner:
 
         if needs_emulation(graph):
             model = _emulated(model, graph)
-        options = ort.SessionOptions()
-        # Bare execution: what is compared is the graph, not what ONNX Runtime makes of it. Prepacking would copy the weights.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        options.enable_cpu_mem_arena = False
-        # By default all Transposes of weights run first, and their results lie in memory together.
-        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-        options.log_severity_level = 4
         self.types = [ElementType.of(onnx_type(tensor)).name for tensor in graph.ir.outputs]
-        self.session: Any = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self.session: Any = ort.InferenceSession(str(model), bare_options(), providers=["CPUExecutionProvider"])
 
     def __call__(self, feeds: Mapping[str, torch.Tensor]) -> Values:
         """The outputs, in the order of the graph, under the types that they have there."""

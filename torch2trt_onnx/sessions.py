@@ -32,6 +32,23 @@ def emulated(graph: Graph) -> Graph:
     return copy
 
 
+def bare_options() -> Any:
+    """Of a session that runs a graph as it stands, on the CPU: what is measured is the graph, not what ONNX Runtime makes of it."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it would copy the weights
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # threads that wait would take the time of those that work
+    options.enable_cpu_mem_arena = False
+    # By default all Transposes of weights run first, and their results lie in memory together.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.log_severity_level = 4
+    return options
+
+
 def run(copy: Graph, graph: Graph, samples: Iterable[Sample]) -> Iterator[list[Array]]:
     """The outputs of a copy for each sample. The graph is loaded once, and its weights are mapped.
 
@@ -45,16 +62,9 @@ def run(copy: Graph, graph: Graph, samples: Iterable[Sample]) -> Iterator[list[A
     """
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    # Bare execution, in the order of the file, with the weights mapped as they are; see `compare.OnnxRunner`.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    # A plan of where each tensor lies takes a time quadratic in the tensors that live at once, and the numbers of all tensors do.
+    options = bare_options()
+    # Planning where each tensor lies takes a time quadratic in the tensors that live at once, and the numbers of all tensors do.
     options.enable_mem_pattern = False
-    # What is planned to be used again is held until then, however late that is; and with an arena nothing is gained by it.
-    options.enable_mem_reuse = False
-    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    options.log_severity_level = 4
     path = copy.write(graph.weights.directory / "measuring.onnx")
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
