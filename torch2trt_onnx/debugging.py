@@ -15,13 +15,13 @@ from torch2trt_onnx.calibration import Samples, samples
 from torch2trt_onnx.errors import PrecisionError
 from torch2trt_onnx.exporters import Exported, source
 from torch2trt_onnx.graph import PREFIX, Graph, subgraphs
+from torch2trt_onnx.losses import Losses, constants_of, limits_of
 from torch2trt_onnx.options import Options
 from torch2trt_onnx.passes import EmulateReduced, Pass, Retype
 from torch2trt_onnx.placement import FP32, inner_first
 from torch2trt_onnx.plan import Asked
 from torch2trt_onnx.precision import FLOATS, ElementType, Precision, label
 from torch2trt_onnx.rules import Rule
-from torch2trt_onnx.safety import Losses, constants_of, limits_of
 from torch2trt_onnx.twin import Distance, distances
 from torch2trt_onnx.typecheck import NO_PRECISION, compute_type, onnx_type, retyping
 from torch2trt_onnx.weights import WeightStore

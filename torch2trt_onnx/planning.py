@@ -15,12 +15,13 @@ import onnx_graphsurgeon as gs
 
 from torch2trt_onnx.errors import PrecisionError
 from torch2trt_onnx.graph import PREFIX, Graph, Tie, subgraphs, ties
+from torch2trt_onnx.losses import Losses, constants_of
 from torch2trt_onnx.passes.retype import CARRIED_KEY
 from torch2trt_onnx.placement import BF16, FP16, FP32, MONOTONE, MOVING, Choice, Sketch, inner_first, place
 from torch2trt_onnx.plan import ASKED_KEY, AUTO, COMPILER, KEPT, SOURCE, Asked
 from torch2trt_onnx.precision import FLOATS, ElementType, Precision, is_lossless, label
 from torch2trt_onnx.rules import Rule
-from torch2trt_onnx.safety import BOUNDED, MATRIX, CalibratedRange, Evidence, Losses, OverBudget, Safety, constants_of
+from torch2trt_onnx.safety import BOUNDED, MATRIX, CalibratedRange, Evidence, OverBudget, Safety
 from torch2trt_onnx.typecheck import NO_PRECISION, compute_type, onnx_type, retyping
 
 ADDING = frozenset({"add", "mul"})

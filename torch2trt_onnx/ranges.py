@@ -44,7 +44,7 @@ class Range:
         return max(abs(self.low), abs(self.high))
 
 
-def measure(graph: Graph, samples: Iterable[Sample]) -> dict[str, Range]:
+def measure(graph: Graph, samples: Iterable[Sample], tensors: Container[str] | None = None) -> dict[str, Range]:
     """The range of each float tensor that has elements: inputs, what nodes make, and in bodies what these take and make.
 
     fp16 and bf16 nodes compute in fp32, and round. What a tensor is made of is let go as the run goes on.
@@ -52,11 +52,13 @@ def measure(graph: Graph, samples: Iterable[Sample]) -> dict[str, Range]:
     Args:
         graph: its types known. It stays as it is.
         samples: iterated over once more where something turns out not to be finite; see `calibration.Samples`.
+        tensors: the names of those to measure; None: all.
 
     Raises:
         CalibrationError: ONNX Runtime cannot load the graph, or run it on a sample.
     """
-    wanted = {t.name for inner in graph.graphs() for t in _floats(inner)}
+    floats = (t.name for inner in graph.graphs() for t in _floats(inner))
+    wanted = {name for name in floats if tensors is None or name in tensors}
     exact = _infinite(graph) & wanted if graph.opset >= EXACT_OPSET else set()
     while True:
         found, same, doubtful = _measured(graph, samples, wanted, exact)

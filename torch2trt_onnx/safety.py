@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import ml_dtypes
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from torch2trt_onnx.graph import Graph, producer
-from torch2trt_onnx.passes.annotate_precision import TRANSPARENT
-from torch2trt_onnx.placement import FP32, cast, inner_first
-from torch2trt_onnx.precision import FLOATS, ElementType, label
+from torch2trt_onnx.graph import Graph, producer, subgraphs, ties
+from torch2trt_onnx.losses import Losses, constants_of, limits_of, read_by
+from torch2trt_onnx.placement import FP32, inner_first
+from torch2trt_onnx.precision import FLOATS, label
 from torch2trt_onnx.typecheck import onnx_type
 
 if TYPE_CHECKING:
@@ -103,37 +101,51 @@ class AuthorsChoice(Hazard):
         found: dict[int, str] = {}
         if not casts:
             return found
+        handed: dict[int, str] = {}  # what control flow hands over -> why it is typed
+        outputs = {id(t) for t in self.graph.ir.outputs}
         for node in nodes:
+            for tie in ties(node):
+                words = next(filter(None, (self._why_typed(t, casts, found, handed) for t in tie.reads(node))), "")
+                handed.update((id(t), words) for t in tie.makes if words)
             if id(node) in casts or FP32 not in _kinds((*node.inputs, *node.outputs)):
                 continue
-            for tensor in node.inputs:
-                maker = producer(tensor)
-                if maker is None or onnx_type(tensor) != FP32 or node.op in MATRIX:
-                    continue
-                if id(maker) in casts:
-                    found[id(node)] = f"the author casts its input to fp32, in {maker.name!r}"
-                elif id(maker) in found:
-                    found[id(node)] = found[id(maker)]
+            if node.op not in MATRIX or not any(True for _ in constants_of(node)):
+                for tensor in node.inputs:
+                    words = self._why_typed(tensor, casts, found, handed)
+                    if words:
+                        found[id(node)] = words
             for tensor in node.outputs:
                 rounding = [n for n in tensor.outputs if id(n) in casts]
-                if rounding and len(rounding) < len(tensor.outputs):
+                if rounding and len(rounding) < len(tensor.outputs) + (id(tensor) in outputs):
                     found[id(node)] = f"the author rounds its output in {rounding[0].name!r}, and reads it in fp32 too"
         return found
 
+    @staticmethod
+    def _why_typed(tensor: gs.Tensor, casts: set[int], found: Mapping[int, str], handed: Mapping[int, str]) -> str:
+        """Why a tensor is fp32 by the author's word; "" where it is not."""
+        maker = producer(tensor)
+        if onnx_type(tensor) != FP32:
+            return ""
+        if maker is not None and id(maker) in casts:
+            return f"the author casts its input to fp32, in {maker.name!r}"
+        return handed.get(id(tensor), "") or (found.get(id(maker), "") if maker is not None else "")
+
 
 class InitializerRange(Hazard):
-    """An initializer does not fit: values become infinite, or so many of them zero that the tensor is another one.
+    """An initializer does not fit: values become infinite, or a factor becomes another one, of zeros and subnormal numbers.
 
-    Rounding changes a tensor by at most half a unit in the last place; four times that in the norm says that it has become zeros and
-    subnormal numbers.
+    Rounding changes a tensor by at most half a unit in the last place; four times that in the norm says that it has few digits left. What
+    is added may lose its digits: what it is added to has them. It may not become zero, because it may be what keeps a divisor from it.
     """
 
     def why(self, node: gs.Node) -> str:
         """In words, or ""."""
-        for constant in constants_of(node):
-            loss = self.losses.of(constant, self.to)
-            if loss.infinite or loss.share > 2 * float(self.limits.eps):
-                return f"{constant.name!r}: {loss.words(self.name)}"
+        for index, tensor in enumerate(node.inputs):
+            is_added = node.op in ("Add", "Sub") or (index == 2 and node.op in ("Conv", "ConvTranspose", "Gemm"))
+            for constant in read_by(node, tensor):
+                loss = self.losses.of(constant, self.to)
+                if loss.infinite or loss.zero or (loss.share > 2 * float(self.limits.eps) and not is_added):
+                    return f"{constant.name!r}: {loss.words(self.name)}"
         return ""
 
 
@@ -244,10 +256,8 @@ class OperatorRisk(Hazard):
         for node in self.graph.nodes():
             if node.op != "Softmax":
                 continue
-            way, product = [node], _maker(node, {"MatMul"})
-            while product is None and (maker := _maker(way[-1], {"Add", "Where", "Div", "Mul"})) is not None:
-                way.append(maker)
-                product = _maker(maker, {"MatMul"})
+            way = _way_to_product(node, 6)
+            product = _maker(way[-1], {"MatMul"}) if way else None
             if product is None or any(True for _ in constants_of(product)):
                 continue  # a classifier, of weights
             is_masked = any(maker.op == "Add" for maker in way)
@@ -270,14 +280,27 @@ class OperatorRisk(Hazard):
             way.append(maker)
             if (maker := _maker(way[-1], {"Pow", "Mul"})) is not None and (maker.op == "Pow" or _is_square(maker)):
                 way.append(maker)
-            way += (reader for reader in node.outputs[0].outputs if reader.op == "Reciprocal")
+            way += (reader for reader in node.outputs[0].outputs if _is_reciprocal(reader))
             found.update(map(id, way))
         return found
+
+
+def _way_to_product(node: gs.Node, most: int) -> list[gs.Node]:
+    """From a node back through what scales and masks, up to the one that reads a product of matrices; empty where there is none."""
+    if _maker(node, {"MatMul"}) is not None:
+        return [node]
+    makers = [m for t in node.inputs if (m := producer(t)) is not None and m.op in ("Add", "Where", "Div", "Mul")]
+    ways = (_way_to_product(maker, most - 1) for maker in makers if most)
+    return next(([node, *way] for way in ways if way), [])
 
 
 def _maker(node: gs.Node, ops: Container[str]) -> gs.Node | None:
     """What makes an input of a node, where it is one of some operators."""
     return next((m for t in node.inputs if (m := producer(t)) is not None and m.op in ops), None)
+
+
+def _is_reciprocal(node: gs.Node) -> bool:
+    return node.op == "Reciprocal" or (node.op == "Div" and isinstance(node.inputs[0], gs.Constant))
 
 
 def _is_square(node: gs.Node) -> bool:
@@ -318,7 +341,7 @@ class Positions(Hazard):
         found: set[int] = set()
         for node in nodes:
             floats = [t for t in node.inputs if onnx_type(t) in FLOATS]
-            if node.op != "Gather" and all(self._is_whole(t, found, inputs) for t in floats):
+            if node.op != "Gather" and not subgraphs(node) and all(self._is_whole(t, found, inputs) for t in floats):
                 found.add(id(node))
         return found
 
@@ -363,11 +386,6 @@ class Safety:
         return "", ""
 
 
-def limits_of(to: int) -> Any:
-    """What `numpy.finfo` says of an ONNX type."""
-    return ml_dtypes.finfo(ElementType.of(to).numpy)  # type: ignore[no-untyped-call]
-
-
 def _kinds(tensors: Sequence[gs.Tensor]) -> set[int]:
     return {kind for t in tensors if (kind := onnx_type(t))}
 
@@ -381,111 +399,13 @@ def reduction_depth(node: gs.Node) -> int:
     """How many products or values each element of the result adds up; 1 where that is not known."""
     if node.op in ("Conv", "ConvTranspose") and node.inputs[1].shape:
         return _known(node.inputs[1].shape[1:] if node.op == "Conv" else node.inputs[1].shape[:1])
-    if node.op in ("MatMul", "Gemm") and node.inputs[0].shape:
-        return _known(node.inputs[0].shape[-2:-1] if node.attrs.get("transA") else node.inputs[0].shape[-1:])
+    if node.op in ("MatMul", "Gemm"):
+        turned = [bool(node.attrs.get(key)) for key in ("transA", "transB")]
+        shapes = [list(t.shape) if t.shape else [] for t in node.inputs[:2]]
+        places = (-2 if turned[0] else -1), (-1 if turned[1] or len(shapes[1]) < 2 else -2)  # of what is summed over
+        return max(_known(shape[place:][:1]) for shape, place in zip(shapes, places, strict=True))
     return 1
 
 
 def _known(dims: Sequence[object]) -> int:
     return math.prod(d for d in dims if isinstance(d, int))
-
-
-def constants_of(node: gs.Node) -> Iterator[gs.Constant]:
-    """The float initializers that a node's inputs are made of, and of nothing else but constants; no bounds of a Clip.
-
-    A bound that becomes infinite is none, which it was before.
-    """
-    for tensor in node.inputs[:1] if node.op == "Clip" else node.inputs:
-        yield from _constants(tensor)
-
-
-def _constants(tensor: gs.Tensor) -> Iterator[gs.Constant]:
-    waiting, found = [tensor], []
-    while waiting:
-        tensor = waiting.pop()
-        if isinstance(tensor, gs.Constant):
-            if onnx_type(tensor) in FLOATS:
-                found.append(tensor)
-            continue
-        maker = producer(tensor)
-        if maker is None or maker.op not in TRANSPARENT or maker.op == "DequantizeLinear":
-            return
-        waiting += maker.inputs if maker.op == "Concat" else maker.inputs[:1]
-    yield from found
-
-
-PART = 1 << 20
-"""How many values are looked at at once."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What values lose in a narrower type.
-
-    Args:
-        size: how many there are.
-        infinite: how many become infinite.
-        zero: whether all that are not zero become it.
-        largest: of the finite ones, by magnitude.
-        share: the norm of what is lost over the norm of the values, those that become infinite left out; 0 where it is rounding.
-    """
-
-    size: int
-    infinite: int
-    zero: bool
-    largest: float
-    share: float
-
-    @classmethod
-    def of(cls, values: np.ndarray, to: int) -> Loss:
-        """Of some values; read in parts, so that large weights are never copied whole.
-
-        Where all are in range, and their root mean square is a normal number, the least of which is 16 times the largest rounding error
-        of those below it, rounding changes the norm by less than `InitializerRange` asks; then the values need not be rounded.
-        """
-        flat, limits = values.reshape(-1), limits_of(to)
-        parts = [flat[start : start + PART] for start in range(0, flat.size, PART)]
-        if values.dtype == np.float32:
-            largest = max((max(float(part.max()), -float(part.min())) for part in parts), default=0.0)
-            mean = sum(float(np.dot(part, part)) for part in parts) / max(flat.size, 1)
-            if largest <= float(limits.max) and mean > float(limits.smallest_normal) ** 2:  # NaN is neither
-                return cls(flat.size, 0, False, largest, 0.0)
-        return cls._rounded(parts, flat.size, to)
-
-    @classmethod
-    def _rounded(cls, parts: Sequence[np.ndarray], size: int, to: int) -> Loss:
-        infinite, largest, kept, lost, whole = 0, 0.0, 0, 0.0, 0.0
-        for part in parts:
-            finite = part[np.isfinite(part)].astype(np.float32)
-            narrow = cast(finite, to).astype(np.float32)
-            fits = np.isfinite(narrow)
-            infinite += finite.size - int(np.count_nonzero(fits))
-            kept += int(np.count_nonzero(narrow))
-            largest = max(largest, float(np.abs(finite).max(initial=0.0)))
-            finite, narrow = finite[fits], narrow[fits]
-            lost += float(np.square(finite - narrow, dtype=np.float64).sum())
-            whole += float(np.square(finite, dtype=np.float64).sum())
-        return cls(size, infinite, largest > 0 and not kept, largest, math.sqrt(lost / whole) if whole else 0.0)
-
-    def words(self, name: str) -> str:
-        """In words."""
-        if self.infinite:
-            return f"{self.infinite} of {self.size} values become infinite (the largest is {self.largest:g})"
-        if self.zero:
-            return f"all its values become zero (the largest is {self.largest:g})"
-        return f"{name} changes it by {self.share:.1%} (the largest value is {self.largest:g})"
-
-
-class Losses:
-    """What the initializers of a graph lose; each is read once."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        self._found: dict[tuple[int, int], Loss] = {}
-
-    def of(self, constant: gs.Constant, to: int) -> Loss:
-        """What one loses in a type."""
-        key = id(constant), to
-        if key not in self._found:
-            self._found[key] = Loss.of(self._graph.array(constant), to)
-        return self._found[key]

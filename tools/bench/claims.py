@@ -173,6 +173,6 @@ def _detectors(results: Results) -> Claim:
         claim.compared += 1
         if own.failure or own.rms > peer.rms + 0.01:
             claim.broken.append(f"{model}: {own.failure or f'{own.rms:.2g}'}, {peer.rms:.2g}")
-        elif not (own.found["convert"].get("result") or {}).get("kept"):
+        elif own.fact("graph", "fp32") and not (own.found["convert"].get("result") or {}).get("kept"):
             claim.broken.append(f"{model}: no node is named")
     return claim
