@@ -15,7 +15,7 @@ PACKAGE = ROOT / "torch2trt_onnx"
 ORDER = [
     ["cli"],
     ["tables"],
-    ["conversion", "preview", "trade_table", "debugging"],
+    ["conversion", "preview", "trade_table", "diagnosis"],
     ["gathering", "shelf"],
     ["result"],
     ["runtime"],
@@ -26,7 +26,7 @@ ORDER = [
     ["deciding"],
     ["budget"],
     ["search", "trials", "followers"],
-    ["compare", "proof", "building", "twin"],
+    ["compare", "proof", "building", "distances", "twin"],
     ["ranges"],
     ["pipeline", "planning"],
     ["safety"],

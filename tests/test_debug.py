@@ -15,7 +15,7 @@ from graphs import parse
 from torch import nn
 
 from torch2trt_onnx import Input
-from torch2trt_onnx.debugging import ELSEWHERE, NOTHING, PRECISION, debug
+from torch2trt_onnx.diagnosis import ELSEWHERE, NOTHING, PRECISION, debug
 from torch2trt_onnx.errors import CalibrationError, PrecisionError
 
 

@@ -248,8 +248,8 @@ def debug(model: Path, inputs: tuple[Input, ...], as_json: bool, **given: Any) -
 
     MODEL is a TorchScript or ONNX file, or a saved folder. Exit with 0 where nothing is wrong, else with 4.
     """
-    from torch2trt_onnx.debugging import NOTHING, TOLERANCE
-    from torch2trt_onnx.debugging import debug as run
+    from torch2trt_onnx.diagnosis import NOTHING, TOLERANCE
+    from torch2trt_onnx.diagnosis import debug as run
     from torch2trt_onnx.options import Options
     from torch2trt_onnx.tables import diagnosed
 

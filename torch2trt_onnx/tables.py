@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from torch2trt_onnx import trade_table
-from torch2trt_onnx.debugging import NOTHING, Diagnosis
+from torch2trt_onnx.diagnosis import NOTHING, Diagnosis
 from torch2trt_onnx.preview import Preview
 from torch2trt_onnx.proof import FOLDED, FUSED, HONOURED, OVERRIDDEN, UNVERIFIABLE, WORDS
 from torch2trt_onnx.report import Report, network_label

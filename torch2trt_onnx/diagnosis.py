@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from torch2trt_onnx import compare, exporters, pipeline, planning, ranges
 from torch2trt_onnx.calibration import Samples, samples
+from torch2trt_onnx.distances import Distance, distances
 from torch2trt_onnx.errors import PrecisionError
 from torch2trt_onnx.exporters import Exported, source
 from torch2trt_onnx.graph import PREFIX, Graph, subgraphs
@@ -22,7 +23,6 @@ from torch2trt_onnx.placement import FP32, inner_first
 from torch2trt_onnx.plan import Asked
 from torch2trt_onnx.precision import FLOATS, ElementType, Precision, label
 from torch2trt_onnx.rules import Rule
-from torch2trt_onnx.twin import Distance, distances
 from torch2trt_onnx.typecheck import NO_PRECISION, compute_type, onnx_type, retyping
 from torch2trt_onnx.weights import WeightStore
 
