@@ -33,9 +33,6 @@ from torch2trt_onnx.safety import (
 )
 from torch2trt_onnx.typecheck import compute_type
 
-# What `Loss.of` squares may leave fp32; see `test_a_large_weight_is_judged_without_a_word_of_numpy`.
-pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in dot:RuntimeWarning")
-
 FP16, BF16 = (ElementType.of(name).onnx for name in ("fp16", "bf16"))
 KINDS = pytest.mark.parametrize("kind", [FP16, BF16], ids=["fp16", "bf16"])
 LOWEST = float(np.finfo(np.float32).min)
@@ -157,6 +154,23 @@ TYPED = {
             f = Cast<to=1>(r)  g = MatMul(f, w)  y = Add(z, g)""",
         {"h"},
     ),
+    "what an If hands over, of one branch or the other": (
+        "bool c, float16[4,4] x",
+        """b = If(c) <then_branch = t() => (float[4,4] p) { p = MatMul(w, w) },
+            else_branch = e() => (float[4,4] q) { q = Cast<to=1>(x) }>  y = Sigmoid(b)""",
+        {"y"},
+    ),
+    "not where neither branch has the author's word": (
+        "bool c, float16[4,4] x",
+        """f = Cast<to=1>(x)  b = If(c) <then_branch = t() => (float[4,4] p) { p = MatMul(f, w) },
+            else_branch = e() => (float[4,4] q) { q = MatMul(w, w) }>  y = Sigmoid(b)""",
+        set(),
+    ),
+    "a product of his own with weights of fp16 in the source, cast to fp32": (
+        "float16[4,4] x",
+        "f = Cast<to=1>(x)  v = Cast<to=1>(narrow)  a = Div(f, f)  b = Sigmoid(a)  y = MatMul(b, w)",
+        {"a", "b"},
+    ),
     "through a loop that carries it": (
         "float16[4,4] x",
         """f = Cast<to=1>(x)  a = Loop(n, "", f) <body = l(int64 i, bool k, float[4,4] s) => (bool o, float[4,4] m) {
@@ -170,6 +184,7 @@ TYPED_ARRAYS = {
     "rows": np.array([4, 4]),
     "kernel": np.ones((4, 4, 1, 1), np.float32),
     "n": np.array(3),
+    "narrow": np.eye(4, dtype=np.float16),
 }
 
 
@@ -198,6 +213,12 @@ class TestAuthorsChoice:
                        else_branch = e() => (float[4,4] q) { q = Cast<to=1>(x) }>
             y = Sigmoid(b) }"""
         assert set(kept(AuthorsChoice, text)) == {"y"}
+
+    def test_it_keeps_what_a_loop_reads_of_what_it_carries(self):
+        text = """g (float16[4,4] x) => (float[4,4] y) {
+            f = Cast<to=1>(x)  y = Loop(n, "", f) <body = l(int64 i, bool k, float[4,4] s) => (bool o, float[4,4] m) {
+                o = Identity(k)  a = Tanh(s)  m = Sigmoid(a) }> }"""
+        assert set(kept(AuthorsChoice, text, arrays=TYPED_ARRAYS)) == {"a", "m"}
 
     def test_it_keeps_what_is_an_output_in_fp32_and_rounded_for_another(self):
         text = "g (float[4] x) => (float[4] h, float16[4] r) { h = Sigmoid(x)  r = Cast<to=10>(h) }"
@@ -355,6 +376,15 @@ LOSES = {
         "'beyond': 1 of 2 values become infinite (the largest is 65520)",
     ),
     "but nothing that was computed": ("a = Sigmoid(large)  y = Mul(x, a)", ""),
+    "but not as what is added, which another has the digits of": ("y = Add(x, tiny)", ""),
+    "nor subtracted": ("y = Sub(x, tiny)", ""),
+    "nor as what a product adds": ("a = Reshape(x, rows)  y = Gemm(a, line, tiny)", ""),
+    "but as what it multiplies by": (
+        "a = Reshape(x, rows)  b = Reshape(tiny, rows)  y = Gemm(a, b, line)",
+        "'tiny': fp16 changes it by 1.3% (the largest value is 1e-06)",
+    ),
+    "and as what is divided": ("y = Div(tiny, x)", "'tiny': fp16 changes it by 1.3% (the largest value is 1e-06)"),
+    "a large number that is added": ("y = Sub(x, large)", "'large': 1 of 4 values become infinite (the largest is 1e+06)"),
     "no sizes": ("y = Expand(x, many)", ""),
     "no weight that was quantized, which its scale bounds": (
         "q = QuantizeLinear(large, one)  d = DequantizeLinear(q, one)  y = Mul(x, d)",
@@ -401,6 +431,11 @@ DEEP = {
     "a product of two tensors": ("float[2,1,65505] x, float[2,65505,3] z", "y = MatMul(x, z)", 65505),
     "a Gemm": ("float[1,65505] x", "y = Gemm(x, deep)", 65505),
     "one that transposes": ("float[65505,1] x", "y = Gemm<transA=1>(x, deep)", 65505),
+    "by its weight, where the other side is dynamic": ("float[M,N] x", "y = Gemm(x, deep)", 65505),
+    "and where that is turned": ("float[M,N] x", "y = Gemm<transB=1>(x, long)", 65505),
+    "not by its width": ("float[M,N] x", "y = Gemm(x, long)", 0),
+    "nor by that of one that is turned": ("float[M,N] x", "y = Gemm<transB=1>(x, deep)", 0),
+    "a product with a vector": ("float[M,N] x", "y = MatMul(x, vector)", 65505),
     "not the other side of that": ("float[1,65505] x", "y = Gemm<transA=1>(x, flat)", 0),
     "a convolution, by its channels and its kernel": ("float[1,8192,3,3] x", "y = Conv(x, kernel)", 8192 * 9),
     "of a group alone": ("float[1,8192,3,3] x", "y = Conv<group=2>(x, grouped)", 0),
@@ -413,6 +448,8 @@ DEEP_ARRAYS = {
     "deep": np.ones((65505, 1), np.float32),
     "even": np.ones((65504, 1), np.float32),
     "flat": np.ones((1, 2), np.float32),
+    "long": np.ones((1, 65505), np.float32),
+    "vector": np.ones(65505, np.float32),
     "kernel": np.broadcast_to(np.float32(1), (1, 8192, 3, 3)),
     "grouped": np.broadcast_to(np.float32(1), (2, 4096, 3, 3)),
     "spread": np.ones((65505, 1, 1, 1), np.float32),
@@ -476,7 +513,7 @@ ANGLES_ARRAYS = {
 
 class TestPositions:
     def test_a_rotary_embedding_keeps_its_positions_up_to_the_angles(self):
-        words = "it computes positions from whole numbers, which are to be angles"
+        words = "it computes positions from whole numbers, which are to be angles, or whole numbers again"
         assert kept(Positions, ROTARY) == {"c": words, "u": words, "a": words}
 
     @cases(ANGLES)
@@ -544,6 +581,18 @@ ATTENTION = {
         set(),
     ),
     "keys scaled before, likewise": ("e = Mul(k, two)  d = MatMul(q, e)  s = Add(d, m)", {"s", "p"}, set()),
+    "a mask that comes first, and is computed": (
+        f"{SCALED}  b = Mul(m, two)  s = Add(b, e)",
+        {"e", "s", "p"},
+        {"e", "s", "p"},
+    ),
+    "not behind a long way of other sums": (
+        "d = MatMul(q, k)  s1 = Add(d, m)  "
+        + "  ".join(f"s{n + 1} = Add(s{n}, m)" for n in range(1, 8))
+        + "  s = Add(s8, m)",
+        set(),
+        set(),
+    ),
     "not without a mask": (f"{SCALED}  s = Mul(e, two)", set(), set()),
     "not where the mask only chooses": (f"{SCALED}  s = Where(c, e, m)", set(), set()),
     "not the scores of a classifier, which are of weights": ("d = MatMul(q, w)  s = Add(d, m)", set(), set()),

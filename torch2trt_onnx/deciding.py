@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from torch2trt_onnx.limits import Limits
 from torch2trt_onnx.plan import AUTO, Asked
 from torch2trt_onnx.precision import Precision
 from torch2trt_onnx.safety import Evidence
+
+Shapes = Mapping[str, Sequence[int | None]]
 
 ROUNDS = 8
 """How often a plan is held to the accuracy budget, at most."""
@@ -53,17 +55,19 @@ class Decision:
         notes: warnings.
         data: what it was measured on; None where nothing was.
         trade: of the accuracy budget; None where there is none.
+        measured: whether ranges or errors were measured on the data.
     """
 
     policy: str
     notes: list[str]
     data: Samples | None = None
     trade: Trade | None = None
+    measured: bool = False
 
     @property
     def words(self) -> str:
-        """What it was measured on, in words."""
-        return self.data.words if self.data is not None else ""
+        """What it was measured on, in words; "" where it could not be."""
+        return self.data.words if self.data is not None and self.measured else ""
 
     @property
     def sample(self) -> Sample | None:
@@ -96,7 +100,7 @@ def decide(graph: Graph, request: Request) -> Decision:
     if limits is not None and data is not None:
         for _ in range(ROUNDS):
             # A plan with more nodes in fp32 has its borders elsewhere, so it is held to the limits again.
-            found = budget.hold(graph, data, limits, shapes, planning.movable(graph))
+            found = _held(graph, data, limits, shapes, asked)
             trade = found if trade is None else trade.then(found)
             if not found.kept:
                 break
@@ -107,7 +111,25 @@ def decide(graph: Graph, request: Request) -> Decision:
                 why=f"{len(trade.kept) if trade is not None else 0} nodes are kept by now",
                 fix="allow a little more, or keep more nodes in fp32 by rules",
             )
-    return Decision(policy, [*notes, *planned], data, trade)
+    return Decision(policy, [*notes, *planned], data, trade, bool(evidence.ranges) or trade is not None)
+
+
+def _held(graph: Graph, data: Samples, limits: Limits, shapes: Shapes, asked: Asked) -> Trade:
+    """What to keep in fp32 of the plan that stands.
+
+    Raises:
+        PrecisionError: the budget cannot be held.
+    """
+    if not asked.strict or asked.precisions is None or Precision.FP32 in asked.precisions:
+        return budget.hold(graph, data, limits, shapes, planning.movable(graph))
+    try:
+        return budget.hold(graph, data, limits, shapes, ())
+    except PrecisionError as error:
+        raise PrecisionError(
+            f"When strict is True, the precisions are exact ({asked.words}), and max_error cannot be held in them",
+            why=error.why,
+            fix="add fp32 to precisions, or leave strict out",
+        ) from error
 
 
 def _data(request: Request, policy: str) -> Samples | None:

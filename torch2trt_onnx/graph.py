@@ -28,6 +28,9 @@ from torch2trt_onnx.weights import WeightStore
 PREFIX = "torch2trt_onnx."
 """Prefix of our keys in `metadata_props` of models and nodes."""
 
+BOUND_KEY = f"{PREFIX}bound"
+"""Metadata of the Cast behind an input that the user wants in another type: it is no word of the author's."""
+
 ODD_TYPES = ("optional_type", "map_type")
 
 READABLE = frozenset(
@@ -127,7 +130,9 @@ class Graph:
         """Give a graph input the type `to`, and let its readers read a Cast of it to the type that it had."""
         given, readers = onnx_type(tensor), {id(node) for node in tensor.outputs}
         tensor.dtype = to
-        replace_uses(tensor, self.insert_cast(self.ir, tensor, given, tensor.name), readers)
+        cast = self.insert_cast(self.ir, tensor, given, tensor.name)
+        cast.inputs[0].metadata[BOUND_KEY] = label(to)
+        replace_uses(tensor, cast, readers)
 
     def split_output(self, tensor: gs.Variable, inner_type: int) -> gs.Variable:
         """A new tensor that the maker of a graph output makes instead of it, so that a Cast can make the output: its name stays."""

@@ -146,12 +146,8 @@ def _told(value: object) -> Any:
     if isinstance(value, Mapping):
         return [type(value).__name__, [[_told(name), _told(part)] for name, part in value.items()]]
     if isinstance(value, np.ndarray):
-        return [
-            "array",
-            str(value.dtype),
-            list(value.shape),
-            hashlib.sha256(np.ascontiguousarray(value).data).hexdigest(),
-        ]
+        flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)  # NumPy lends no buffer of bf16
+        return ["array", str(value.dtype), list(value.shape), hashlib.sha256(flat.data).hexdigest()]
     if isinstance(value, list | tuple):
         return [type(value).__name__, [_told(part) for part in value]]
     raise _unknown(value)

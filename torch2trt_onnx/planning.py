@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from torch2trt_onnx.errors import PrecisionError
-from torch2trt_onnx.graph import PREFIX, Graph, Tie, subgraphs, ties
+from torch2trt_onnx.graph import BOUND_KEY, PREFIX, Graph, Tie, subgraphs, ties
 from torch2trt_onnx.losses import Losses, constants_of
 from torch2trt_onnx.passes.retype import CARRIED_KEY
 from torch2trt_onnx.placement import BF16, FP16, FP32, MONOTONE, MOVING, Choice, Sketch, inner_first, place
@@ -93,7 +93,8 @@ def decide(
 
 def _has_signal(graph: Graph) -> bool:
     """Whether something in the model has another floating-point type than fp32: its author has chosen."""
-    kinds = (onnx_type(t) for node in graph.nodes() for t in (*node.inputs, *node.outputs))
+    nodes = (node for node in graph.nodes() if BOUND_KEY not in node.metadata)
+    kinds = (onnx_type(t) for node in nodes for t in (*node.inputs, *node.outputs))
     return any(kind != FP32 and kind in FLOATS for kind in kinds)
 
 
@@ -237,7 +238,7 @@ class _Planner:
             return Choice(node, given, given, origin, said)
         obstacles = []
         for kind in candidates:
-            obstacle = self._obstacle(node, kind) or self._measured_obstacle(node, kind)
+            obstacle = self._obstacle(node, kind) or (self._measured_obstacle(node, kind) if told is None else "")
             if not obstacle:
                 break
             obstacles.append(f"not {label(kind)}: {obstacle}")

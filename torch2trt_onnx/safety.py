@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
-from torch2trt_onnx.graph import Graph, producer, subgraphs, ties
+from torch2trt_onnx.graph import BOUND_KEY, Graph, producer, subgraphs, ties
 from torch2trt_onnx.losses import Losses, constants_of, limits_of, read_by
-from torch2trt_onnx.placement import FP32, inner_first
+from torch2trt_onnx.placement import FP32, MONOTONE, MOVING, inner_first
 from torch2trt_onnx.precision import FLOATS, label
 from torch2trt_onnx.typecheck import onnx_type
 
@@ -97,7 +97,7 @@ class AuthorsChoice(Hazard):
     @cached_property
     def _typed(self) -> dict[int, str]:
         nodes = list(inner_first(self.graph.ir))
-        casts = {id(n) for n in nodes if n.op == "Cast" and _is_rounding(_kinds((*n.inputs, *n.outputs)))}
+        casts = {id(n) for n in nodes if _is_authors(n)}
         found: dict[int, str] = {}
         if not casts:
             return found
@@ -118,7 +118,20 @@ class AuthorsChoice(Hazard):
                 rounding = [n for n in tensor.outputs if id(n) in casts]
                 if rounding and len(rounding) < len(tensor.outputs) + (id(tensor) in outputs):
                     found[id(node)] = f"the author rounds its output in {rounding[0].name!r}, and reads it in fp32 too"
+                    self._hand_back(node, found)
         return found
+
+    @staticmethod
+    def _hand_back(node: gs.Node, found: dict[int, str]) -> None:
+        """What a node hands on without computing must not be rounded by what makes it either."""
+        waiting = [node]
+        while waiting:
+            reader = waiting.pop()
+            makers = (producer(t) for t in reader.inputs if reader.op in MOVING | MONOTONE and onnx_type(t) == FP32)
+            for maker in makers:
+                if maker is not None and id(maker) not in found and maker.op != "Cast":
+                    found[id(maker)] = found[id(node)]
+                    waiting.append(maker)
 
     @staticmethod
     def _why_typed(tensor: gs.Tensor, casts: set[int], found: Mapping[int, str], handed: Mapping[int, str]) -> str:
@@ -317,7 +330,9 @@ class ReductionDepth(Hazard):
 
 
 class Positions(Hazard):
-    """It computes positions, from whole numbers alone, on the way to an angle: rotary embeddings need their digits."""
+    """It computes positions, from whole numbers alone, on the way to an angle, which needs their digits (rotary embeddings), or to a whole
+    number again (a size that is computed in floats).
+    """
 
     def why(self, node: gs.Node) -> str:
         """In words, or ""."""
@@ -329,10 +344,11 @@ class Positions(Hazard):
         whole = self._whole(nodes)
         found: dict[int, str] = {}
         for node in reversed(nodes):
-            if id(node) in whole and any(
-                reader.op in ANGLES or id(reader) in found for t in node.outputs for reader in t.outputs
-            ):
-                found[id(node)] = "it computes positions from whole numbers, which are to be angles"
+            readers = (reader for t in node.outputs for reader in t.outputs)
+            if id(node) in whole and any(_needs_digits(reader) or id(reader) in found for reader in readers):
+                found[id(node)] = (
+                    "it computes positions from whole numbers, which are to be angles, or whole numbers again"
+                )
         return found
 
     def _whole(self, nodes: Sequence[gs.Node]) -> set[int]:
@@ -351,6 +367,11 @@ class Positions(Hazard):
             return bool(math.prod(tensor.shape) <= MANY)
         maker = producer(tensor)
         return maker is not None and id(tensor) not in inputs and id(maker) in found
+
+
+def _needs_digits(node: gs.Node) -> bool:
+    """Whether the digits of what a node reads are those of an angle, or of a whole number."""
+    return node.op in ANGLES or (node.op == "Cast" and not _kinds(node.outputs) & FLOATS)
 
 
 ANGLES = frozenset({"Sin", "Cos", "Tan"})
@@ -390,9 +411,10 @@ def _kinds(tensors: Sequence[gs.Tensor]) -> set[int]:
     return {kind for t in tensors if (kind := onnx_type(t))}
 
 
-def _is_rounding(kinds: set[int]) -> bool:
-    """Whether a Cast of these types is between floats of two precisions."""
-    return len(kinds) > 1 and kinds <= FLOATS
+def _is_authors(node: gs.Node) -> bool:
+    """Whether a node is a Cast of the author's between floats of two precisions."""
+    kinds = _kinds((*node.inputs, *node.outputs))
+    return node.op == "Cast" and len(kinds) > 1 and kinds <= FLOATS and BOUND_KEY not in node.metadata
 
 
 def reduction_depth(node: gs.Node) -> int:

@@ -65,6 +65,10 @@ def run(copy: Graph, graph: Graph, samples: Iterable[Sample]) -> Iterator[list[A
     options = bare_options()
     # Planning where each tensor lies takes a time quadratic in the tensors that live at once, and the numbers of all tensors do.
     options.enable_mem_pattern = False
+    # What is planned to be used again is held until then, however late: tensors of several sizes would pile up.
+    options.enable_mem_reuse = False
+    # The heap of the C library does not fit a tensor into the place of another one once a number lies between.
+    options.enable_cpu_mem_arena = True
     path = copy.write(graph.weights.directory / "measuring.onnx")
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
