@@ -76,42 +76,47 @@ def cheapest(count: int, flows: Sequence[Flow]) -> list[bool]:
         count: how many places there are; at least one choice must be possible.
         flows: the tensors that they make or read.
     """
-    narrow = _settled(count, flows)
+    settled = _settled(count, flows)
 
     def own(place: int) -> int:
-        return NARROW if place >= 0 and narrow[place] else place
+        return place if place < 0 or settled[place] is None else NARROW if settled[place] else WIDE
 
     left = [Flow(f.elements, own(f.maker), tuple(map(own, f.readers)), f.raw, tuple(map(own, f.bound))) for f in flows]
     for places, tensors in _apart(count, left):
         for place, label in zip(places, _cut(places, tensors), strict=True):
-            narrow[place] = narrow[place] or label
-    return narrow
+            settled[place] = label
+    return [bool(label) for label in settled]
 
 
-def _settled(count: int, flows: Sequence[Flow]) -> list[bool]:
-    """For each place whether it is narrow in the cheapest choice, for those of which that can be told from their neighbours alone.
+def _settled(count: int, flows: Sequence[Flow]) -> list[bool | None]:
+    """For each place whether it is narrow in the cheapest choice, for those of which that can be told from their neighbours; else None.
 
-    The cost is submodular: a place gains most from being wide where all others are. Where it does not gain even then, it is narrow, and its
-    neighbours gain less. Most models have no others, and need no cut.
+    The cost is submodular: a place gains most from being wide where all others are, and least where none is. Where it does not gain even
+    then, it is narrow; where it gains all the same, it is wide; and so on with its neighbours. Most models have no others, and need no cut.
     """
     touched: list[list[Flow]] = [[] for _ in range(count)]
     for flow in flows:
         for place in {p for p in (flow.maker, *flow.readers, *flow.bound) if p >= 0}:
             touched[place].append(flow)
-    narrow = [False] * count
-    waiting = list(range(count))
-    while waiting:
-        place = waiting.pop()
-        if narrow[place]:
-            continue
-        wide = cost(touched[place], narrow)
-        narrow[place] = True
-        if cost(touched[place], narrow) > wide:
-            narrow[place] = False
-            continue
-        near = {p for flow in touched[place] for p in (flow.maker, *flow.readers, *flow.bound) if p >= 0}
-        waiting += (p for p in near if not narrow[p])
-    return narrow
+    settled: list[bool | None] = [None if tensors else True for tensors in touched]
+    for others in (False, True):  # whether those that are not settled count as narrow
+        narrow = [others if label is None else label for label in settled]
+        waiting = [place for place in range(count) if settled[place] is None]
+        while waiting:
+            place = waiting.pop()
+            if settled[place] is not None:
+                continue
+            prices = []
+            for label in (True, False):
+                narrow[place] = label
+                prices.append(cost(touched[place], narrow))
+            narrow[place] = others
+            gains = prices[1] < prices[0]
+            if gains is others:
+                settled[place] = narrow[place] = not gains
+                near = {p for flow in touched[place] for p in (flow.maker, *flow.readers, *flow.bound) if p >= 0}
+                waiting += (p for p in near if settled[p] is None)
+    return settled
 
 
 def components(count: int, links: Sequence[tuple[int, int]]) -> list[int]:
