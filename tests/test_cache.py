@@ -179,7 +179,7 @@ class TestKey:
         monkeypatch.setattr(sys, "platform", "win32")
         assert self.key() != before
 
-    @pytest.mark.parametrize("value", [object(), np.zeros(9), torch.zeros(3).to_sparse(), {1, 2}, lambda: 0])
+    @pytest.mark.parametrize("value", [object(), iter([np.zeros(9)]), torch.zeros(3).to_sparse(), {1, 2}, lambda: 0])
     def test_what_cannot_be_told_apart_is_an_error(self, value):
         with pytest.raises(InputError, match="a cache cannot tell"):
             self.key(inputs=[value])
