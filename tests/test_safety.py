@@ -120,6 +120,12 @@ TYPED = {
         "f = Cast<to=1>(z)  a = Sigmoid(x)  y = Add(a, f)",
         {"y"},
     ),
+    "what makes a rounded tensor that was only handed on, and what else it was chosen from": (
+        "float[4,4] x",
+        "a = MatMul(x, w)  b = Sigmoid(a)  c = Tanh(a)  d = Transpose(b)  h = Max(d, c)  "
+        "r = Cast<to=10>(h)  f = Cast<to=1>(r)  y = Sub(h, f)",
+        {"b", "c", "d", "h", "y"},
+    ),
     "not by Casts that change nothing": (
         "float[4,4] x",
         "f = Cast<to=1>(x)  a = Sigmoid(f)  g = Cast<to=1>(a)  y = Add(a, g)",
@@ -219,6 +225,14 @@ class TestAuthorsChoice:
             f = Cast<to=1>(x)  y = Loop(n, "", f) <body = l(int64 i, bool k, float[4,4] s) => (bool o, float[4,4] m) {
                 o = Identity(k)  a = Tanh(s)  m = Sigmoid(a) }> }"""
         assert set(kept(AuthorsChoice, text, arrays=TYPED_ARRAYS)) == {"a", "m"}
+
+    def test_the_cast_behind_a_binding_is_no_word_of_his(self):
+        text = "g (float[4,4] x) => (float[4,4] y) { a = Sigmoid(x)  y = Tanh(a) }"
+        scene = Scene(text)
+        scene.run(*pipeline.repairs({"x": FP16}))
+        graph = scene.graph
+        hazard = AuthorsChoice(graph, FP16, Evidence(), Losses(graph))
+        assert [(node.op, hazard.why(node)) for node in graph.nodes()] == [("Cast", ""), ("Sigmoid", ""), ("Tanh", "")]
 
     def test_it_keeps_what_is_an_output_in_fp32_and_rounded_for_another(self):
         text = "g (float[4] x) => (float[4] h, float16[4] r) { h = Sigmoid(x)  r = Cast<to=10>(h) }"
@@ -500,6 +514,16 @@ ANGLES = {
     "not from an embedding": ("int64[4] i", "e = Gather(w, i)  a = Mul(e, frequencies)  y = Sin(a)", set()),
     "not from weights of more values than frequencies are": ("int64[1] i", "c = Cast<to=1>(i)  a = Mul(c, many)  y = Sin(a)", set()),
     "but from as many": ("int64[1] i", "c = Cast<to=1>(i)  a = Mul(c, most)  y = Sin(a)", {"c", "a"}),
+    "up to a size, which is a whole number again": (
+        "int64[4] i",
+        "c = Cast<to=1>(i)  a = Mul(c, two)  b = Floor(a)  j = Cast<to=7>(b)  y = Cast<to=1>(j)",
+        {"c", "a", "b"},
+    ),
+    "not up to one that a float input says": (
+        "float[4] i",
+        "a = Mul(i, two)  b = Floor(a)  j = Cast<to=7>(b)  y = Cast<to=1>(j)",
+        set(),
+    ),
     "not what is no angle": ("int64[4] i", "c = Cast<to=1>(i)  a = Mul(c, frequencies)  y = Sigmoid(a)", set()),
     "not beyond the angle": ("int64[4] i", "c = Cast<to=1>(i)  a = Sin(c)  b = Mul(a, two)  y = Exp(b)", {"c"}),
 }  # fmt: skip
@@ -660,6 +684,11 @@ class TestOperatorRisk:
         text = f"g ({bindings}) => (float[4,4] y) {{ {nodes}  p = Softmax(s)  y = MatMul(p, k) }}"
         assert kept(OperatorRisk, text) == dict.fromkeys(static, SCORES)
         assert kept(OperatorRisk, text, is_static=False) == dict.fromkeys(dynamic, SCORES)
+
+    def test_queries_that_are_scaled_before_are_lowered_to_bf16_for_one_shape_too(self):
+        text = """g (float[4,4] q, float[4,4] k, float[4,4] m) => (float[4,4] y) {
+            e = Mul(q, two)  d = MatMul(e, k)  s = Add(d, m)  p = Softmax(s)  y = MatMul(p, k) }"""
+        assert kept(OperatorRisk, text, BF16) == {}
 
     def test_the_softmax_of_a_classifier_is_left_alone(self):
         text = "g (float[4,4] x) => (float[4,4] y) { d = Gemm(x, w, half)  s = Add(d, w)  y = Softmax(s) }"

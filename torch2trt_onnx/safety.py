@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from torch2trt_onnx.graph import BOUND_KEY, Graph, producer, subgraphs, ties
 from torch2trt_onnx.losses import Losses, constants_of, limits_of, read_by
-from torch2trt_onnx.placement import FP32, MONOTONE, MOVING, inner_first
+from torch2trt_onnx.placement import FP16, FP32, MONOTONE, MOVING, inner_first
 from torch2trt_onnx.precision import FLOATS, label
 from torch2trt_onnx.typecheck import onnx_type
 
@@ -103,7 +103,7 @@ class AuthorsChoice(Hazard):
             return found
         handed: dict[int, str] = {}  # what control flow hands over -> why it is typed
         outputs = {id(t) for t in self.graph.ir.outputs}
-        for node in nodes:
+        for node in (*nodes, *nodes):  # twice, because a body comes before what its loop hands over to it
             for tie in ties(node):
                 words = next(filter(None, (self._why_typed(t, casts, found, handed) for t in tie.reads(node))), "")
                 handed.update((id(t), words) for t in tie.makes if words)
@@ -263,7 +263,8 @@ class OperatorRisk(Hazard):
         """The Softmax of a masked attention, with what masks and scales its argument, where fp32 saves the kernel of the mask.
 
         It does so where the scores are scaled behind their product. Where queries and keys are scaled before it, as PyTorch exports
-        attention, it does so for one shape only: over a range of shapes the attention would fall apart (`tools/bench/islands.py`).
+        attention, it does so for fp16 and one shape only: over a range of shapes, and in bf16, the attention would fall apart
+        (`tools/bench/islands.py`).
         """
         found: set[int] = set()
         for node in self.graph.nodes():
@@ -274,7 +275,8 @@ class OperatorRisk(Hazard):
             if product is None or any(True for _ in constants_of(product)):
                 continue  # a classifier, of weights
             is_masked = any(maker.op == "Add" for maker in way)
-            if is_masked and (self.evidence.is_static or _maker(product, {"Mul", "Div"}) is None):
+            is_scaled_before = _maker(product, {"Mul", "Div"}) is not None
+            if is_masked and (not is_scaled_before or (self.evidence.is_static and self.to == FP16)):
                 found.update(map(id, way))
         return found
 
