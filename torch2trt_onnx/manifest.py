@@ -83,7 +83,7 @@ class Manifest:
             signature: what the model takes and returns, as plain data.
         """
         asked = report.plan.asked.to_json()
-        nodes = [asdict(node) for node in report.plan.nodes]
+        nodes = [vars(node) for node in report.plan.nodes]
         return cls(
             versions(MADE_BY),
             {"name": report.source, "sha256": source_sha256},

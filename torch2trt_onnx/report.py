@@ -132,7 +132,7 @@ class Report:
             if key not in ("plan", "nodes", "comparison", "layers", "bindings", "trade")
         }
         data["plan"] = self.plan.asked.to_json()
-        data["nodes"] = [{**asdict(n.plan), **{key: getattr(n, key) for key in REPORTED}} for n in self.nodes]
+        data["nodes"] = [{**vars(n.plan), **{key: getattr(n, key) for key in REPORTED}} for n in self.nodes]
         data["comparison"] = {**asdict(self.comparison), "ok": self.comparison.ok} if self.comparison else None
         data["trade"] = self.trade.to_json() if self.trade else None
         data["layers"] = [asdict(layer) for layer in self.layers]

@@ -233,7 +233,7 @@ def _image(make: Callable[[int], nn.Module], islands: Mapping[str, Member]) -> C
 
 def lrn() -> onnx.ModelProto:
     """LRN between two convolutions; PyTorch exports none."""
-    text = """<ir_version: 10, opset_import: ["": 20]> g (float[N,64,32,32] x) => (float[N,64,32,32] y) {
+    text = """<ir_version: 10, opset_import: ["": 22]> g (float[N,64,32,32] x) => (float[N,64,32,32] y) {
         a = Conv<pads=[1,1,1,1]>(x, w)  b = LRN<size=5>(a)  y = Conv<pads=[1,1,1,1]>(b, w) }"""
     model = onnx.parser.parse_model(text)
     weights = np.random.default_rng(0).normal(scale=0.05, size=(64, 64, 3, 3)).astype(np.float32)
@@ -352,7 +352,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp16", "bf16"], default="fp16")
     parser.add_argument("--capability", default="8.9")
     given = parser.parse_args()
-    options = Options(compute_capabilities=(given.capability,), compare=False)
+    options = Options(compute_capabilities=(given.capability,), compare=False, memory_limit=4 << 30)
     warnings.simplefilter("ignore", ConversionWarning)
     columns = f"{'fp32 nodes':>11} {'kernels':>8} {'MB':>7}"
     print(f"{'':26}{'one shape':>28}{'a range of shapes':>28}\n{'':26}{columns}{columns}")
