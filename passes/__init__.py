@@ -4,6 +4,7 @@ from torch2trt_onnx.passes.annotate_precision import AnnotatePrecision
 from torch2trt_onnx.passes.base import Change, Pass
 from torch2trt_onnx.passes.bind_inputs import BindInputs
 from torch2trt_onnx.passes.bind_outputs import BindOutputs
+from torch2trt_onnx.passes.compare_twin import CompareTwin
 from torch2trt_onnx.passes.demote_double import DemoteDouble
 from torch2trt_onnx.passes.drop_noop_casts import DropNoopCasts
 from torch2trt_onnx.passes.emulate_reduced import EmulateReduced
@@ -26,6 +27,7 @@ __all__ = [
     "BindInputs",
     "BindOutputs",
     "Change",
+    "CompareTwin",
     "DemoteDouble",
     "DropNoopCasts",
     "EmulateReduced",

@@ -20,9 +20,6 @@ FP32, INT64 = int(TensorProto.FLOAT), int(TensorProto.INT64)
 AXES_INPUT = 18
 """The opset from which on ReduceProd takes its axes as an input."""
 
-TOGETHER = 32
-"""Of how many tensors the numbers become one vector: many small blocks that live long keep a heap from using the space between them again."""
-
 SAME = frozenset(
     {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "DepthToSpace", "SpaceToDepth"}
 )
@@ -56,7 +53,7 @@ SIZE = Statistic("sizes", INT64, "Add", 0)
 class MeasureRanges(Pass):
     """Let a graph put out the lowest and highest values of its float tensors, and nothing else.
 
-    Not part of a conversion: it makes a copy for ONNX Runtime. A tensor costs three nodes, and one more where its shape is dynamic. They
+    Not part of a conversion: it makes a copy for ONNX Runtime. A tensor costs three nodes, and a dynamic shape one more. They
     stand behind the node that makes it, so that it is let go as early as before. Where an element is not finite, the lowest and the highest
     value may be anything, and the norm is not finite, which stands for the elements that are not; of the `exact` ones the finite elements
     are measured alone, and the others counted, with six nodes more. What a body of an If, Loop or Scan measures is handed out, over all its
@@ -125,6 +122,7 @@ class _Scope:
         self._owner, self._graph, self._inner = owner, graph, inner
         self._nodes: list[gs.Node] = []
         self._constants: dict[str, gs.Constant] = {}
+        self._shapes: dict[tuple[int | str | None, ...], gs.Tensor] = {}
         self._groups: dict[tuple[int, bool], _Group] = defaultdict(_Group)  # by rank, and whether the shape is static
         self._parts: list[tuple[list[str], Numbers]] = []  # names, and a vector for each statistic
         self._own: set[str] = set()
@@ -149,8 +147,7 @@ class _Scope:
                     self._own.add(tensor.name)
                 else:
                     self._take(tensor)
-        for rank, is_static in list(self._groups):
-            self._close(rank, is_static)
+        self._parts += [(group.names, self._joined(rank, group)) for (rank, _), group in self._groups.items()]
         self._inner.nodes = self._nodes
 
     def vectors(self) -> Numbers:
@@ -183,9 +180,15 @@ class _Scope:
         if is_static:
             group.sizes.append(math.prod(shape))
         else:
-            group.numbers[-1].append(self._add("Shape", [values]))
-        if len(group.names) == TOGETHER:
-            self._close(len(shape), is_static)
+            group.numbers[-1].append(self._shape(values, tuple(shape)))
+
+    def _shape(self, values: gs.Tensor, shape: tuple[int | str | None, ...]) -> gs.Tensor:
+        """The shape of a tensor; one for all tensors whose dimensions have the same names."""
+        if None in shape:
+            return self._add("Shape", [values])
+        if shape not in self._shapes:
+            self._shapes[shape] = self._add("Shape", [values])
+        return self._shapes[shape]
 
     def _fast(self, values: gs.Tensor) -> Numbers:
         return [self._add(op, [values], keepdims=1) for op in ("ReduceMin", "ReduceMax", "ReduceL1")]
@@ -199,9 +202,8 @@ class _Scope:
         odd = self._add("Cast", [self._add("Not", [is_finite])], to=FP32)
         return [low, high, self._add("ReduceSum", [odd], keepdims=1)]
 
-    def _close(self, rank: int, is_static: bool) -> None:
-        """Make vectors of the numbers of a group, which begins anew."""
-        group = self._groups.pop((rank, is_static))
+    def _joined(self, rank: int, group: _Group) -> Numbers:
+        """The numbers of a group, each as a vector."""
         columns = [self._add("Concat", list(column), axis=0) for column in zip(*group.numbers, strict=True)]
         if group.sizes:
             sizes: gs.Tensor = self._graph.constant(SIZE.name, np.array(group.sizes), INT64)
@@ -212,7 +214,7 @@ class _Scope:
             else:
                 sizes = self._add("ReduceProd", [rows, self._constant("axis", np.array([1]))], keepdims=0)
         flat = self._constant("flat", np.array([-1]))
-        self._parts.append((group.names, [*(self._add("Reshape", [column, flat]) for column in columns), sizes]))
+        return [*(self._add("Reshape", [column, flat]) for column in columns), sizes]
 
     # --- control flow
 

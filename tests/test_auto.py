@@ -374,6 +374,21 @@ class TestCalibration:
         model = parse("g (int64[4] i) => (float[4,4] y) { e = Gather(row, i)  y = MatMul(e, w) }", ARRAYS)
         assert run(model)[0].report.data == ""
 
+    def test_samples_in_order_may_have_what_the_graph_has_lost(self):
+        class Unused(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(4, 4)
+
+            def forward(self, unused, x):
+                return self.layer(x)
+
+        model = Unused()
+        conversion, _ = run(
+            model, inputs=[torch.ones(3), torch.ones(2, 4)], calibration=[[torch.ones(3), torch.ones(2, 4)]]
+        )
+        assert conversion.report.data == "1 given sample"
+
     def test_real_ones_are_an_error(self):
         model = parse("g (int64[4] i) => (float[4,4] y) { e = Gather(row, i)  y = MatMul(e, w) }", ARRAYS)
         with pytest.raises(CalibrationError, match="does not run on sample 2 of the calibration data") as error:

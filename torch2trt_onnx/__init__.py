@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch2trt_onnx.backends import Backend, find_backend
     from torch2trt_onnx.conversion import convert
+    from torch2trt_onnx.diagnosis import Diagnosis, debug
     from torch2trt_onnx.errors import ConversionError, ConversionWarning
     from torch2trt_onnx.inputs import Input, Output
     from torch2trt_onnx.limits import ErrorLimit
@@ -28,6 +29,7 @@ _HOMES = {
     "Conversion": "result",
     "ConversionError": "errors",
     "ConversionWarning": "errors",
+    "Diagnosis": "diagnosis",
     "Engine": "runtime",
     "ErrorLimit": "limits",
     "Input": "inputs",
@@ -38,6 +40,7 @@ _HOMES = {
     "PrecisionPlan": "plan",
     "Report": "report",
     "convert": "conversion",
+    "debug": "diagnosis",
     "find_backend": "backends",
 }
 
@@ -46,6 +49,7 @@ __all__ = [
     "Conversion",
     "ConversionError",
     "ConversionWarning",
+    "Diagnosis",
     "Engine",
     "ErrorLimit",
     "Input",
@@ -56,6 +60,7 @@ __all__ = [
     "PrecisionPlan",
     "Report",
     "convert",
+    "debug",
     "find_backend",
 ]
 

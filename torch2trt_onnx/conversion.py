@@ -98,7 +98,7 @@ def convert(
     limits = None if max_error is None else Limits.of(max_error)
     chosen = find_backend(backend)
     targets = chosen.targets(options) if chosen is not None else options.compute_capabilities
-    has_int64 = chosen is None or chosen.capabilities.int64
+    has_int64, is_weak = chosen is None or chosen.capabilities.int64, chosen is not None and chosen.typing == "weak"
     key = partial(
         identity.key,
         inputs=inputs,
@@ -127,8 +127,8 @@ def convert(
             graph = Graph(exported.model, weights)
             records = pipeline.run(graph, pipeline.repairs(exported.bindings))
         with clock("plan"), _paused_gc():
-            weak = chosen is not None and chosen.typing == "weak"
-            request = deciding.Request(asked, exported.inputs, targets, folder, weak, calibration, limits)
+            order = [str(i.name) for i in exported.eager_inputs or exported.inputs]
+            request = deciding.Request(asked, exported.inputs, targets, folder, is_weak, calibration, limits, order)
             decision = deciding.decide(graph, request)
             rounded = planning.left(graph)
         with clock("lowering"), _paused_gc():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,7 +26,12 @@ CANCELS = 8
 ROUGH = 1e-2
 """A share of an initializer's norm that is more than rounding."""
 
-DIVIDES = {"Div": "divides by it", "Reciprocal": "divides by it", "Log": "takes the logarithm of it", "Pow": "takes a power of it"}
+DIVIDES = {
+    "Div": "divides by it",
+    "Reciprocal": "divides by it",
+    "Log": "takes the logarithm of it",
+    "Pow": "takes a power of it",
+}
 STEPS = frozenset({"Floor", "Ceil", "Round", "Sign", "Mod", "ArgMax", "ArgMin", "TopK", "Hardmax", "QuantizeLinear"})
 PERIODIC = frozenset({"Sin", "Cos", "Tan"})
 
@@ -84,17 +90,24 @@ class Culprits:
     Args:
         exact: the graph in fp32.
         found: tensor -> its distance from the other version.
-        kinds: node -> the type that it computes in there.
+        kinds: node -> the type that it computes in there, where it has one.
+        to: the type of the others, such as an If.
         tolerance: of errors.
     """
 
     def __init__(
-        self, exact: Graph, found: Mapping[str, Distance], kinds: Mapping[str, int], tolerance: float
+        self, exact: Graph, found: Mapping[str, Distance], kinds: Mapping[str, int], to: int, tolerance: float
     ) -> None:
-        self.exact, self.found, self.kinds, self.tolerance = exact, found, kinds, tolerance
+        self.exact, self.found, self.tolerance = exact, found, tolerance
+        self._kinds, self._to_kind = kinds, to
         self.losses = Losses(exact)
         self.outputs = {t.name: self.error(t.name) for t in exact.ir.outputs if t.name in found}
         self._path = self._to({name for name, error in self.outputs.items() if error > tolerance}, self._is_wrong)
+
+    @property
+    def holds(self) -> bool:
+        """Whether all outputs are within the tolerance."""
+        return all(error <= self.tolerance for error in self.outputs.values())
 
     def error(self, name: str) -> float:
         """Of a tensor; see `Operand`."""
@@ -108,21 +121,25 @@ class Culprits:
             return name in self.found and self.found[name].breaks
 
         node = self._first(lambda name: name in self._path and breaks(name))
-        inside = (n for body in subgraphs(node) for n in inner_first(body)) if node is not None else iter(())
-        return next((n for n in inside if any(breaks(t.name) for t in n.outputs)), node)
+        bodies = subgraphs(node) if node is not None else []
+        inside = (inner for body in bodies for inner in inner_first(body))
+        return next((inner for inner in inside if any(breaks(t.name) for t in inner.outputs)), node)
 
     def drifting(self) -> gs.Node | None:
         """The first node that makes something finite that is out of tolerance."""
         return self._first(lambda name: name in self._path and not math.isinf(self.error(name)))
 
-    def odd(self) -> gs.Node | None:
-        """The first node that makes something infinite or NaN in fp32 as well, which an output then holds."""
+    def odd(self) -> str:
+        """What an output holds in fp32 as well, and who makes it, in words; "" where all outputs are finite."""
 
         def is_odd(name: str) -> bool:
             return name in self.found and self.found[name].first.nonfinite > 0
 
-        path = self._to({t.name for t in self.exact.ir.outputs if is_odd(t.name)}, is_odd)
-        return self._first(lambda name: name in path)
+        names = [t.name for t in self.exact.ir.outputs if is_odd(t.name)]
+        path = self._to(set(names), is_odd)
+        node = self._first(lambda name: name in path)
+        text = f"output {next(iter(names), '')!r} holds infinities or NaN in fp32 as well, first made by "
+        return f"{text}{node.op} {node.name!r}" if node is not None else ""
 
     def chain(self, node: gs.Node) -> list[gs.Node]:
         """The nodes that lead to one, from which it has most of its error, or else its largest values; itself last."""
@@ -139,10 +156,10 @@ class Culprits:
 
     def overflowing(self, node: gs.Node) -> Iterator[gs.Node]:
         """The nodes that make or read what is too large for the type that a node computes in."""
-        largest = self._limits(node).max
+        largest = float(self._limits(node).max)
         for other in self.exact.nodes():
             tensors = (*other.inputs, *other.outputs)
-            if other.name in self.kinds and any(self._largest(t.name) > largest for t in tensors):
+            if self._kinds.get(other.name) and any(self._largest(t.name) > largest for t in tensors):
                 yield other
 
     def suspect(self, node: gs.Node) -> Suspect:
@@ -150,11 +167,11 @@ class Culprits:
         errors = [self.error(t.name) for t in node.outputs]
         error = max(errors, default=0.0)
         made = [self.found[t.name].first for t in node.outputs if t.name in self.found]
-        about = (node.metadata.get(f"{PREFIX}{key}", "") for key in ("module", "source"))
         return Suspect(
             node.name,
             node.op,
-            *about,
+            node.metadata.get(f"{PREFIX}module", ""),
+            node.metadata.get(f"{PREFIX}source", ""),
             self._why_broken(node) if math.isinf(error) else self._why_drifting(node, error),
             min((r.low for r in made), default=0.0),
             max((r.high for r in made), default=0.0),
@@ -181,13 +198,13 @@ class Culprits:
     # --- why
 
     def _why_broken(self, node: gs.Node) -> str:
-        limits, name = self._limits(node), label(self.kinds[node.name])
-        ends = f"{name} holds {float(limits.max):g} at most"
+        largest, name = float(self._limits(node).max), label(self._kind(node))
+        ends = f"{name} holds {largest:g} at most"
         made = max((self._largest(t.name) for t in node.outputs), default=0.0)
-        if made > limits.max:
+        if made > largest:
             return f"the largest value of its output is {made:g} in fp32, and {ends}"
         for tensor in node.inputs:
-            if self._largest(tensor.name) > limits.max:
+            if self._largest(tensor.name) > largest:
                 return f"it reads {tensor.name!r}, whose largest value is {self._largest(tensor.name):g} in fp32, and {ends}"
         lost = self._lost(node)
         if lost:
@@ -200,7 +217,7 @@ class Culprits:
         return "it makes infinities or NaN of numbers that differ a little from those in fp32: of zeros, or of differences of infinities"
 
     def _why_drifting(self, node: gs.Node, error: float) -> str:
-        name, read = label(self.kinds.get(node.name, 0)), [t for t in node.inputs if t.name in self.found]
+        name, read = label(self._kind(node)), [t for t in node.inputs if t.name in self.found]
         before = max((self.error(t.name) for t in read), default=0.0)
         text = f"its error grows from {before:.2g} at its inputs to {error:.2g}"
         if before >= error:
@@ -214,35 +231,38 @@ class Culprits:
             return f"{text}: numbers that are nearly equal, up to {largest:.3g}, cancel to {made:.3g}"
         if node.op in STEPS:
             return f"{text}: it takes a step where numbers are nearer to each other than they are rounded"
+        limits = self._limits(node)
         if node.op in PERIODIC:
-            return f"{text}: it reads angles up to {largest:.3g}, which {name} rounds by up to {largest * self._limits(node).eps / 2:.2g}"
-        if 0 < made < self._limits(node).smallest_normal:
+            return f"{text}: it reads angles up to {largest:.3g}, which {name} rounds by up to {largest * float(limits.eps) / 2:.2g}"
+        if 0 < made < float(limits.smallest_normal):
             return f"{text}: its largest value is {made:.2g}, where {name} has few bits"
         return text
 
     def _lost(self, node: gs.Node) -> str:
         """What an initializer loses that is more than rounding, in words; '' where none does."""
-        to = self.kinds.get(node.name, 0)
-        for constant in constants_of(node) if to else ():
+        to = self._kind(node)
+        for constant in constants_of(node):
             loss = self.losses.of(constant, to)
             if loss.infinite or loss.zero or loss.share > ROUGH:
                 return f"its initializer {constant.name!r}: {loss.words(label(to))}"
         return ""
 
     def _operands(self, node: gs.Node) -> Iterator[Operand]:
-        for tensor in node.inputs:
-            found = self.found.get(tensor.name)
-            if found is not None:
-                yield Operand(tensor.name, found.first.low, found.first.high, self.error(tensor.name))
-        to = self.kinds.get(node.name, 0)
-        for constant in constants_of(node) if to else ():
+        for name in dict.fromkeys(t.name for t in node.inputs if t.name in self.found):
+            held = self.found[name].first
+            yield Operand(name, held.low, held.high, self.error(name))
+        for constant in constants_of(node):
             values = self.exact.array(constant)
             low, high = (float(f(values)) for f in (np.min, np.max)) if values.size else (0.0, 0.0)
-            loss = self.losses.of(constant, to)
+            loss = self.losses.of(constant, self._kind(node))
             yield Operand(constant.name, low, high, math.inf if loss.infinite else loss.share, True)
 
     def _largest(self, name: str) -> float:
         return self.found[name].first.largest if name in self.found else 0.0
 
-    def _limits(self, node: gs.Node) -> np.finfo:
-        return limits_of(self.kinds[node.name])
+    def _kind(self, node: gs.Node) -> int:
+        """The type that a node computes in."""
+        return self._kinds.get(node.name) or self._to_kind
+
+    def _limits(self, node: gs.Node) -> Any:
+        return limits_of(self._kind(node))

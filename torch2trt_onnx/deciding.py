@@ -35,6 +35,7 @@ class Request:
         weak: whether it is for a weakly typed TensorRT, which can choose by itself.
         calibration: what `calibration.samples` takes; None: random numbers, where something is to be measured; False: nothing is.
         limits: of the errors of the outputs; None: none.
+        order: the names of the model's inputs, with those that the graph has lost; None: those of `inputs`.
     """
 
     asked: Asked
@@ -44,6 +45,7 @@ class Request:
     weak: bool = False
     calibration: object = None
     limits: Limits | None = None
+    order: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def _data(request: Request, policy: str) -> Samples | None:
         raise PrecisionError("max_error needs data to measure errors on", fix="leave calibration=False out")
     if given is False or (given is None and policy != AUTO and request.limits is None):
         return None
-    return samples(given, request.inputs, request.folder / "calibration")
+    return samples(given, request.inputs, request.folder / "calibration", order=request.order)
 
 
 def _measured(graph: Graph, data: Samples | None, policy: str, asked: Asked) -> tuple[Evidence, list[str]]:

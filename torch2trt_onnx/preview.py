@@ -106,7 +106,8 @@ def preview(
         pipeline.run(graph, pipeline.repairs(exported.bindings))
         found = tuple(_matches(graph, asked.rules))
         targets, workspace = options.compute_capabilities, Path(folder)
-        request = deciding.Request(asked, exported.inputs, targets, workspace, weak, calibration, limits)
+        order = [str(i.name) for i in exported.eager_inputs or exported.inputs]
+        request = deciding.Request(asked, exported.inputs, targets, workspace, weak, calibration, limits, order)
         try:
             decision = deciding.decide(graph, request)
         except PrecisionError as error:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from torch2trt_onnx import trade_table
+from torch2trt_onnx.culprits import Suspect
 from torch2trt_onnx.diagnosis import NOTHING, Diagnosis
 from torch2trt_onnx.preview import Preview
 from torch2trt_onnx.proof import FOLDED, FUSED, HONOURED, OVERRIDDEN, UNVERIFIABLE, WORDS
@@ -112,18 +113,29 @@ def diagnosed(found: Diagnosis) -> None:
     for title, suspect in (("first infinite or NaN", found.broken), ("first out of tolerance", found.drifting)):
         if suspect is not None:
             output.print(Text(f"{title}: {suspect}", style="bold"))
-            for name, (largest, error) in suspect.inputs.items():
-                output.print(Text(f"  reads {name}: up to {largest:g} in fp32, error {error:.3g}"))
-            output.print(Text(f"  makes up to {suspect.largest:g} in fp32, error {suspect.error:.3g}"))
+            output.print(_operands(suspect))
     if found.chain:
-        output.print(Text("where the error grows most", style="bold"))
-        for suspect in found.chain:
-            output.print(Text(f"  {suspect}"))
-    if found.culprit is not None:
-        output.print(
-            Text("to mend it: policy='auto' with calibration data, or keep the node in fp32 by a rule", style="bold")
-        )
-        output.print(Text(f'[[rule]]\nname = {json.dumps(found.culprit.name)}\nprecision = "fp32"'))
+        table = _table("The way there", "node", "operator", "module", "values in fp32", "error", "why")
+        for step in found.chain:
+            table.add_row(
+                step.name, step.op, step.module, f"{step.low:g}..{step.high:g}", f"{step.error:.2g}", step.reason
+            )
+        output.print(table)
+    if found.rules:
+        cure = "all outputs are within the tolerance then" if found.mended else "that alone does not mend it"
+        output.print(Text(f"to keep these nodes in fp32 ({cure}):", style="bold"))
+        for rule in found.rules:
+            output.print(Text("[[rule]]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in rule.to_json().items())))
+        output.print(Text("or let the nodes be chosen: policy='auto', with calibration data", style="bold"))
+
+
+def _operands(suspect: Suspect) -> Table:
+    table = _table("", "reads", "", "values in fp32", "error")
+    for read in suspect.inputs:
+        kind = "initializer" if read.is_initializer else ""
+        table.add_row(read.name, kind, f"{read.low:g}..{read.high:g}", f"{read.error:.2g}")
+    table.add_row("(makes)", "", f"{suspect.low:g}..{suspect.high:g}", f"{suspect.error:.2g}")
+    return table
 
 
 def show(report: Report, what: tuple[str, ...], *, every: bool = False) -> None:
