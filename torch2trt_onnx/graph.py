@@ -215,6 +215,10 @@ class Graph:
         Args:
             shapes: of the inputs that are dynamic, by name.
         """
+        return {name: math.prod(dims) for name, dims in self.dims(shapes).items()}
+
+    def dims(self, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor that a node makes, with 1 for what is not known; see `sizes`."""
         model = self.to_proto()
         for value in model.graph.input:
             dims = value.type.tensor_type.shape.dim
@@ -227,7 +231,7 @@ class Graph:
         for value in model.graph.output:  # declared shapes would win over those that follow from the inputs
             value.type.tensor_type.ClearField("shape")
         inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
-        return dict(_elements(inferred.graph))
+        return dict(_dims(inferred.graph))
 
     def type_problems(self) -> list[typecheck.Problem]:
         """Every node whose inputs do not have the types that its operator takes."""
@@ -547,15 +551,15 @@ def _apply_types(graph: gs.Graph, proto: onnx.GraphProto) -> None:
             _apply_types(body, inner)
 
 
-def _elements(proto: onnx.GraphProto) -> Iterator[tuple[str, int]]:
-    """`(name, number of elements)` of the tensors of a graph and its bodies; dimensions that are not known count as 1."""
+def _dims(proto: onnx.GraphProto) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """`(name, shape)` of the tensors of a graph and its bodies; dimensions that are not known count as 1."""
     for value in (*proto.input, *proto.value_info, *proto.output):
         if value.type.HasField("tensor_type"):
-            yield value.name, math.prod(d.dim_value or 1 for d in value.type.tensor_type.shape.dim)
+            yield value.name, tuple(d.dim_value or 1 for d in value.type.tensor_type.shape.dim)
     for node in proto.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _elements(attribute.g)
+                yield from _dims(attribute.g)
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:

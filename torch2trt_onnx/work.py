@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
-import onnx
 import onnx_graphsurgeon as gs
 
 from torch2trt_onnx.formats import Shape
@@ -99,32 +98,10 @@ MATRIX: dict[str, Callable[[gs.Node, Find], int]] = {
 
 
 def _shapes(graph: Graph, shapes: Mapping[str, Sequence[int | None]]) -> Find:
-    """Finds the shape of a tensor, by inference on a copy whose inputs have the given shapes; () where it is not known."""
-    model = graph.to_proto()
-    for value in model.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        given = shapes.get(value.name)
-        if given is not None and len(given) == len(dims):
-            for dim, size in zip(dims, given, strict=True):
-                if size is not None:
-                    dim.dim_value = size
-    del model.graph.value_info[:]
-    for value in model.graph.output:  # declared shapes would win over those that follow from the inputs
-        value.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
-    known = dict(_known(inferred.graph))
+    """Finds the shape of a tensor; () where it is not known."""
+    known = graph.dims(shapes)
 
     def find(tensor: gs.Tensor) -> Shape:
         return tuple(tensor.shape) if isinstance(tensor, gs.Constant) else known.get(tensor.name, ())
 
     return find
-
-
-def _known(proto: onnx.GraphProto) -> Iterator[tuple[str, Shape]]:
-    for value in (*proto.input, *proto.value_info, *proto.output):
-        if value.type.HasField("tensor_type"):
-            yield value.name, tuple(d.dim_value or 1 for d in value.type.tensor_type.shape.dim)
-    for node in proto.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _known(attribute.g)
