@@ -96,6 +96,11 @@ def _settled(count: int, flows: Sequence[Flow]) -> list[bool | None]:
     """
     touched: list[list[Flow]] = [[] for _ in range(count)]
     for flow in flows:
+        if flow.maker == NEITHER:  # what its readers read has nothing to do with each other, and there may be thousands
+            for place in flow.readers:
+                if place >= 0:
+                    touched[place].append(Flow(flow.elements, NEITHER, (place,)))
+            continue
         for place in {p for p in (flow.maker, *flow.readers, *flow.bound) if p >= 0}:
             touched[place].append(flow)
     settled: list[bool | None] = [None if tensors else True for tensors in touched]
