@@ -83,7 +83,7 @@ def test_each_rule_is_asked_and_the_first_that_speaks_is_named():
     ranges = {"c": Range(0, 1e9, 0, 4)}
     safe = Safety(graph, FP16, Evidence(ranges, "2 given samples", True, {"Exp_b": "too much"}), Losses(graph))
     assert {node.outputs[0].name: safe.why(node)[0] for node in graph.nodes()} == {
-        "a": "UnmeasuredRange",  # and InitializerRange
+        "a": "InitializerRange",  # and UnmeasuredRange
         "b": "OverBudget",  # and UnmeasuredRange, and OperatorRisk
         "c": "CalibratedRange",  # and UnmeasuredRange, and OperatorRisk
         "y": "CalibratedRange",

@@ -255,7 +255,7 @@ def debug(model: Path, inputs: tuple[Input, ...], as_json: bool, **given: Any) -
 
     try:
         found = run(
-            model / "model.onnx" if model.is_dir() else model,
+            model,
             list(inputs) or None,
             precision=given["precision"],
             calibration=given["calibration"],

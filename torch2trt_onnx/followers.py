@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from torch2trt_onnx.graph import PREFIX, Graph
 from torch2trt_onnx.passes.switch_precision import FP32, departs, rounds
-from torch2trt_onnx.placement import MONOTONE, MOVING
+from torch2trt_onnx.placement import MONOTONE, MOVING, is_embedding
 from torch2trt_onnx.planning import ADDING
 from torch2trt_onnx.precision import FLOATS
 from torch2trt_onnx.typecheck import onnx_type
@@ -25,9 +25,8 @@ def follows(node: gs.Node) -> bool:
         return False
     if node.op == "Cast":
         return onnx_type(node.inputs[0]) in FLOATS
-    looks_up = node.op == "Gather" and isinstance(node.inputs[0], gs.Constant)  # weights, which are its own to round
     adds = node.attrs.get("reduction", "none") in ADDING
-    return node.op in MOVING | MONOTONE and not looks_up and not adds
+    return node.op in MOVING | MONOTONE and not is_embedding(node) and not adds
 
 
 class Followers:

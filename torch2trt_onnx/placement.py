@@ -50,7 +50,7 @@ class Choice:
         reason: in words.
         free: it may take another type where that is cheaper.
         tie: what is handed over; None for a node of its own.
-        may_round: the user lets it round, whatever it computes.
+        may_round: it may round what the source does not: the user sets it free, or lets it be lowered.
     """
 
     node: gs.Node
@@ -297,6 +297,11 @@ def inner_first(graph: gs.Graph) -> Iterator[gs.Node]:
         for body in subgraphs(node):
             yield from inner_first(body)
         yield node
+
+
+def is_embedding(node: gs.Node) -> bool:
+    """Whether a node looks up weights, which say its type: they are its own to round."""
+    return node.op == "Gather" and isinstance(node.inputs[0], gs.Constant)
 
 
 def cast(values: np.ndarray, to: int) -> np.ndarray:

@@ -17,12 +17,24 @@ from torch2trt_onnx.errors import PrecisionError
 from torch2trt_onnx.graph import BOUND_KEY, PREFIX, Graph, Tie, subgraphs, ties
 from torch2trt_onnx.losses import Losses, constants_of
 from torch2trt_onnx.passes.retype import CARRIED_KEY
-from torch2trt_onnx.placement import BF16, FP16, FP32, MONOTONE, MOVING, Choice, Sketch, inner_first, place
+from torch2trt_onnx.placement import (
+    BF16,
+    FP16,
+    FP32,
+    MONOTONE,
+    MOVING,
+    Choice,
+    Sketch,
+    inner_first,
+    is_embedding,
+    place,
+)
 from torch2trt_onnx.plan import ASKED_KEY, AUTO, COMPILER, KEPT, SOURCE, Asked
 from torch2trt_onnx.precision import FLOATS, ElementType, Precision, is_lossless, label
 from torch2trt_onnx.rules import Rule
-from torch2trt_onnx.safety import BOUNDED, MATRIX, CalibratedRange, Evidence, OverBudget, Safety
+from torch2trt_onnx.safety import BOUNDED, CalibratedRange, Evidence, OverBudget, Safety
 from torch2trt_onnx.typecheck import NO_PRECISION, compute_type, onnx_type, retyping
+from torch2trt_onnx.work import MATRIX
 
 ADDING = frozenset({"add", "mul"})
 """Values of the attribute `reduction` with which ScatterElements and ScatterND compute."""
@@ -265,12 +277,12 @@ class _Planner:
         """An fp32 node under `policy="auto"`: in the reduced precision where nothing is against it."""
         if node.op == "Cast":
             return Choice(node, FP32, FP32, origin, said)
-        cannot = self._obstacle(node, safety.to)
-        rule, why = ("", cannot) if cannot else safety.why(node)
+        rule, why = safety.why(node)  # first, because its reasons say more
+        why = why or self._obstacle(node, safety.to) or ""
         if why:
             node.metadata[f"{PREFIX}kept_by"] = rule or "operator"
             return Choice(node, FP32, FP32, KEPT, f"{why}; {said}")
-        free = origin == "tensors" and node.op not in MATRIX | BOUNDED
+        free = origin == "tensors" and node.op not in BOUNDED and node.op not in MATRIX
         reason = f"nothing is against {label(safety.to)}; {said}"
         may_round = node.op not in MOVING | MONOTONE  # between two of fp32 it would round for nothing
         return Choice(node, FP32, safety.to, AUTO, reason, free, may_round=may_round)
@@ -319,7 +331,7 @@ class _Planner:
             return True
         if self.asked.weightless == "fp32" and node.op in MONOTONE:
             return False
-        if _is_embedding(node):
+        if is_embedding(node):
             return False
         if node.op in ("ScatterElements", "ScatterND") and node.attrs.get("reduction", "none") in ADDING:
             return False
@@ -347,7 +359,7 @@ class _Planner:
         types = retyping(node, to, self.graph.opset)
         if isinstance(types, str):
             return types
-        if is_lossless(given, to) or (node.op in MOVING | MONOTONE and not _is_embedding(node)):
+        if is_lossless(given, to) or (node.op in MOVING | MONOTONE and not is_embedding(node)):
             return None  # what only hands values on loses no more than what reads them
         return next(filter(None, (self._range_problem(c, to, node.op) for c in constants_of(node))), None)
 
@@ -378,11 +390,6 @@ class _Planner:
         for group in self.sketch.tied.values():
             if any(c.changed for c in group):
                 group[0].node.metadata[CARRIED_KEY] = ",".join(str(c.to) for c in group)
-
-
-def _is_embedding(node: gs.Node) -> bool:
-    """Whether a node looks up weights, which say its type."""
-    return node.op == "Gather" and isinstance(node.inputs[0], gs.Constant)
 
 
 def _check_result(choices: Sequence[Choice], asked: Asked, targets: Sequence[str], policy: str) -> list[str]:

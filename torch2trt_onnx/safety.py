@@ -21,14 +21,10 @@ from torch2trt_onnx.losses import Losses, constants_of, limits_of, read_by
 from torch2trt_onnx.placement import FP16, FP32, MONOTONE, MOVING, inner_first
 from torch2trt_onnx.precision import FLOATS, label
 from torch2trt_onnx.typecheck import onnx_type
+from torch2trt_onnx.work import MATRIX
 
 if TYPE_CHECKING:
     from torch2trt_onnx.ranges import Range
-
-MATRIX = frozenset(
-    {"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "LSTM", "GRU", "RNN", "Attention", "DeformConv"}
-)
-"""Operators that multiply matrices: what a reduced precision is for."""
 
 BOUNDED = frozenset(
     {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Tanh", "Erf", "Sin", "Cos", "Softsign", "Hardmax"}
@@ -185,7 +181,7 @@ class UnmeasuredRange(Hazard):
                     words = f"{big.name!r} reaches {largest:g}, and {self.name} ends at {self.largest:g}"
             if words and FP32 in _kinds((*node.inputs, *node.outputs)):
                 found[id(node)] = words
-                if node.op not in BOUNDED | MATRIX:
+                if node.op not in BOUNDED and node.op not in MATRIX:
                     made.update(
                         (id(t), words) for t in node.outputs if onnx_type(t) == FP32 and id(t) not in self._measured
                     )
@@ -355,20 +351,19 @@ class Positions(Hazard):
 
     def _whole(self, nodes: Sequence[gs.Node]) -> set[int]:
         """The nodes that depend on no float but initializers of few values."""
-        inputs = {id(t) for graph in self.graph.graphs() for t in graph.inputs}
         found: set[int] = set()
         for node in nodes:
             floats = [t for t in node.inputs if onnx_type(t) in FLOATS]
-            if node.op != "Gather" and not subgraphs(node) and all(self._is_whole(t, found, inputs) for t in floats):
+            if node.op != "Gather" and not subgraphs(node) and all(self._is_whole(t, found) for t in floats):
                 found.add(id(node))
         return found
 
     @staticmethod
-    def _is_whole(tensor: gs.Tensor, found: set[int], inputs: set[int]) -> bool:
+    def _is_whole(tensor: gs.Tensor, found: set[int]) -> bool:
         if isinstance(tensor, gs.Constant):
             return bool(math.prod(tensor.shape) <= MANY)
         maker = producer(tensor)
-        return maker is not None and id(tensor) not in inputs and id(maker) in found
+        return maker is not None and id(maker) in found
 
 
 def _needs_digits(node: gs.Node) -> bool:
@@ -383,14 +378,14 @@ MANY = 4096
 RULES: tuple[type[Hazard], ...] = (
     OverBudget,
     AuthorsChoice,
+    InitializerRange,
     CalibratedRange,
     UnmeasuredRange,
-    InitializerRange,
     ReductionDepth,
     Positions,
     OperatorRisk,
 )
-"""The rules, those that a reader most wants to hear of first."""
+"""The rules. Where several are against a node, the first one is told: causes stand before what they lead to."""
 
 
 class Safety:
