@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
@@ -41,6 +42,8 @@ class AnnotatePrecision(Pass):
     Given:  w: float16; v = Transpose(w); y = MatMul(x: float16, v)
     Result: the same, and MatMul's metadata says precision fp16, origin weights, reason "weight 'w' is fp16"
     """
+
+    keeps_types: ClassVar[bool] = True
 
     def apply(self, graph: Graph) -> Iterator[Change]:
         """Edit the graph."""

@@ -38,6 +38,9 @@ class Pass(ABC):
     leaves_well_typed: ClassVar[bool] = True
     """Whether the graph must be well-typed after it. Only repairs, which run on ill-typed graphs, say False."""
 
+    keeps_types: ClassVar[bool] = False
+    """Whether each tensor that it leaves has its right type and shape already: then they are not inferred once more."""
+
     @property
     def name(self) -> str:
         """The name in reports and errors."""

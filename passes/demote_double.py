@@ -74,6 +74,6 @@ class DemoteDouble(Pass):
         lost = int(np.count_nonzero(np.isfinite(values) & (np.abs(values) > LARGEST)))
         with np.errstate(over="ignore"):
             narrow = values.astype(np.float32)
-        constant._values = gs.ir.tensor.LazyValues(graph.weights.put_array(constant.name, narrow, TensorProto.FLOAT))
+        graph.retype(constant, narrow, TensorProto.FLOAT)
         note = f"; {lost} of {values.size} values are beyond its range and become infinite" if lost else ""
         return Change(where, "made fp32", f"TensorRT has no fp64{note}", warn=True)

@@ -24,6 +24,7 @@ class LiftConstants(Pass):
     """
 
     leaves_well_typed: ClassVar[bool] = False
+    keeps_types: ClassVar[bool] = True
 
     def apply(self, graph: Graph) -> Iterator[Change]:
         """Edit the graph."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from graphs import parse
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from torch2trt_onnx.errors import SourceError
 from torch2trt_onnx.precision import TYPES
@@ -226,3 +232,30 @@ def test_a_file_outside_the_folder_is_an_error(store, external, location):
 def test_external_weights_of_a_model_without_a_folder_are_an_error(store, external):
     with pytest.raises(SourceError, match="we cannot know in which folder"):
         store.adopt(external[0], None)
+
+
+@given(lengths=st.lists(st.sampled_from([0, 1, 4, 300, 5000]), max_size=5), inner=st.sampled_from([4, 2000]))
+def test_a_model_with_its_weights_inside_is_written_as_protobuf_writes_it(lengths, inner):
+    """`WeightStore.save` streams them between the fields around, so that they never lie in memory together."""
+    arrays = [np.random.default_rng(n).normal(size=n).astype(np.float32) for n in lengths]
+    constant = make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.ones(inner, np.float32)))
+    body = make_graph([constant], "body", [], [make_tensor_value_info("c", 1, None)])
+    nodes = [make_node("If", ["go"], ["y"], then_branch=body, else_branch=body)]
+    graph = make_graph(
+        nodes,
+        "graph",
+        [make_tensor_value_info("go", TensorProto.BOOL, [])],
+        [make_tensor_value_info("y", 1, None)],
+        [numpy_helper.from_array(array, f"w{n}") for n, array in enumerate(arrays)],
+        doc_string="behind the initializers",
+    )
+    model = make_model(graph, opset_imports=[make_opsetid("", 20)], producer_name="before")
+    onnx.helper.set_model_props(model, {"behind": "the graph"})
+    for tensor in model.graph.initializer:
+        tensor.metadata_props.add(key="behind", value="the values")
+    with tempfile.TemporaryDirectory() as folder:
+        store = WeightStore(Path(folder))
+        adopted = store.adopt(model, None)
+        store.save(adopted, Path(folder) / "model.onnx", inline_below=2**31)
+        store.inline(adopted)
+        assert (Path(folder) / "model.onnx").read_bytes() == adopted.SerializeToString()

@@ -7,8 +7,10 @@ node objects themselves, so that they survive renaming and reordering, and recom
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,17 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from torch2trt_onnx import typecheck
+from torch2trt_onnx import protos, typecheck
 from torch2trt_onnx.errors import GraphError
 from torch2trt_onnx.precision import label
 from torch2trt_onnx.typecheck import onnx_type
-from torch2trt_onnx.weights import WeightStore
+from torch2trt_onnx.weights import WeightStore, graphs
 
 PREFIX = "torch2trt_onnx."
 """Prefix of our keys in `metadata_props` of models and nodes."""
+
+AUTHORED_KEY = f"{PREFIX}authored"
+"""Metadata of an initializer that a pass stored in another type: the one that the source gave it."""
 
 BOUND_KEY = f"{PREFIX}bound"
 """Metadata of the Cast behind an input that the user wants in another type: it is no word of the author's."""
@@ -104,10 +109,31 @@ class Graph:
         self._names.add(name)
         return name
 
-    def constant(self, name: str, values: npt.NDArray[np.generic], onnx_type: int) -> gs.Constant:
-        """A new initializer, its values in the store where they are large."""
+    def constant(
+        self, name: str, values: npt.NDArray[np.generic], onnx_type: int, of: gs.Constant | None = None
+    ) -> gs.Constant:
+        """A new initializer, its values in the store where they are large.
+
+        Args:
+            name: a hint.
+            values: in row-major order.
+            onnx_type: of them.
+            of: the initializer that they were in another type.
+        """
         name = self.fresh_name(name)
-        return gs.Constant(name, gs.ir.tensor.LazyValues(self.weights.put_array(name, values, onnx_type)))
+        return gs.Constant(name, self._stored(name, values, onnx_type, of))
+
+    def retype(self, constant: gs.Constant, values: npt.NDArray[np.generic], onnx_type: int) -> None:
+        """Store an initializer in another type, its values rounded to it."""
+        constant._values = self._stored(constant.name, values, onnx_type, constant)
+
+    def _stored(
+        self, name: str, values: npt.NDArray[np.generic], onnx_type: int, of: gs.Constant | None
+    ) -> gs.ir.tensor.LazyValues:
+        tensor = self.weights.put_array(name, values, onnx_type)
+        if of is not None:
+            tensor.metadata_props.add(key=AUTHORED_KEY, value=authored_type(of))
+        return gs.ir.tensor.LazyValues(tensor)
 
     def array(self, constant: gs.Constant) -> npt.NDArray[np.generic]:
         """The values of an initializer; mapped, not loaded, where they are large."""
@@ -147,14 +173,12 @@ class Graph:
 
     def to_proto(self) -> onnx.ModelProto:
         """The model as it stands; large tensors are references into `weights`."""
-        with G_LOGGER.suppress():
-            model: onnx.ModelProto = gs.export_onnx(self.ir, do_type_check=False)
+        model = protos.model_of(self.ir)
         for field, value in self._about.items():
             setattr(model, field, value)
         # Exporters state the IR version that their writer knew; metadata_props of nodes need 10.
         model.ir_version = max(model.ir_version, 10)
         onnx.helper.set_model_props(model, self.metadata)
-        _write_metadata(self.ir, model.graph)
         for value in (*model.graph.input, *model.graph.output):
             if value.name in self._odd_types:
                 value.type.CopyFrom(self._odd_types[value.name])
@@ -227,9 +251,10 @@ class Graph:
                 for dim, size in zip(dims, given, strict=True):
                     if size is not None:
                         dim.dim_value = size
-        del model.graph.value_info[:]
-        for value in model.graph.output:  # declared shapes would win over those that follow from the inputs
-            value.type.tensor_type.ClearField("shape")
+        for inner in graphs(model.graph):  # declared shapes would win over those that follow from the inputs
+            del inner.value_info[:]
+            for value in inner.output:
+                value.type.tensor_type.ClearField("shape")
         inferred = onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
         return dict(_dims(inferred.graph))
 
@@ -272,6 +297,22 @@ class Graph:
             node.name = self.fresh_name(node.name or f"{node.op}_{node.outputs[0].name if node.outputs else ''}")
 
 
+@contextmanager
+def paused_gc() -> Iterator[None]:
+    """No cyclic garbage collection while graphs are built.
+
+    A graph of 64,000 nodes is a million objects that all live; searching them again and again for garbage made the time per
+    node grow with the size.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def new_node(
     op: str, name: str, attrs: dict[str, object], inputs: list[gs.Tensor], outputs: list[gs.Tensor]
 ) -> gs.Node:
@@ -279,6 +320,13 @@ def new_node(
     node = gs.Node(op, name, attrs, inputs, outputs)
     node.metadata, node.doc_string, node.unread = {}, "", []
     return node
+
+
+def authored_type(constant: gs.Constant) -> str:
+    """The type that the source gave an initializer, as a label."""
+    held = constant._values
+    about = held.tensor.metadata_props if isinstance(held, gs.ir.tensor.LazyValues) else ()
+    return next((entry.value for entry in about if entry.key == AUTHORED_KEY), label(onnx_type(constant)))
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:
@@ -511,16 +559,6 @@ def _read_metadata(graph: gs.Graph, proto: onnx.GraphProto) -> None:
         node.unread = [attribute for attribute in source.attribute if not _is_readable(attribute)]
         for body, inner in _bodies(node, source):
             _read_metadata(body, inner)
-
-
-def _write_metadata(graph: gs.Graph, proto: onnx.GraphProto) -> None:
-    for node, target in zip(graph.nodes, proto.node, strict=True):
-        target.doc_string = node.doc_string
-        target.attribute.extend(node.unread)
-        for key, value in node.metadata.items():
-            target.metadata_props.add(key=key, value=value)
-        for body, inner in _bodies(node, target):
-            _write_metadata(body, inner)
 
 
 def _bodies(node: gs.Node, proto: onnx.NodeProto) -> Iterator[tuple[gs.Graph, onnx.GraphProto]]:

@@ -20,9 +20,19 @@ from torch2trt_onnx.precision import FLOATS, label
 
 def onnx_type(tensor: gs.Tensor) -> int:
     """The ONNX element type of a tensor; 0 where it is unknown or the tensor is an omitted input."""
-    if tensor.dtype is None:
+    return onnx_dtype(tensor.dtype)
+
+
+def onnx_dtype(dtype: Any) -> int:
+    """What graphsurgeon holds as the type of a tensor, an ONNX type or one of NumPy, as an ONNX type; 0 for None."""
+    if dtype is None:
         return 0
-    return tensor.dtype if isinstance(tensor.dtype, int) else int(dtype_to_onnx(tensor.dtype))
+    return dtype if isinstance(dtype, int) else _of_numpy(dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _of_numpy(dtype: Any) -> int:
+    return int(dtype_to_onnx(dtype))
 
 
 def is_standard(node: gs.Node) -> bool:
@@ -140,10 +150,15 @@ def compute_type(node: gs.Node) -> int:
 
     For a Cast the type that it leads to, where that is a float.
     """
-    if node.op in NO_PRECISION:
+    return computes_in(node.op, map(onnx_type, node.inputs), map(onnx_type, node.outputs))
+
+
+def computes_in(op: str, inputs: Iterable[int], outputs: Iterable[int]) -> int:
+    """As `compute_type`, of a node that reads and makes tensors of these types."""
+    if op in NO_PRECISION:
         return 0
-    first, second = (node.outputs, node.inputs) if node.op == "Cast" else (node.inputs, node.outputs)
-    return next((kind for t in (*first, *second) if (kind := onnx_type(t)) in FLOATS), 0)
+    first, second = (outputs, inputs) if op == "Cast" else (inputs, outputs)
+    return next((kind for kinds in (first, second) for kind in kinds if kind in FLOATS), 0)
 
 
 @dataclass(frozen=True)
