@@ -15,7 +15,7 @@ from torch2trt_onnx.passes import MeasureRanges
 from torch2trt_onnx.placement import LARGEST_READ, inner_first
 from torch2trt_onnx.precision import FLOATS, ElementType
 from torch2trt_onnx.safety import BOUNDED
-from torch2trt_onnx.sessions import Sample, emulated, run
+from torch2trt_onnx.sessions import Piece, Sample, pieces, run
 from torch2trt_onnx.typecheck import onnx_type
 
 COMBINE = {"Min": np.minimum, "Max": np.maximum, "Add": np.add}
@@ -110,17 +110,32 @@ def _measured(
     """For each tensor its numbers over all samples, as `MeasureRanges` says; what has the elements of another one; and the tensors that are
     to be measured exactly, because a sample has made them infinite or NaN: then the rest of the samples is left.
     """
-    copy, measuring = emulated(graph), MeasureRanges(wanted, exact)
-    for _ in measuring.apply(copy):
-        pass
-    names = measuring.measured
-    total = [np.full(len(names), s.neutral, ElementType.of(s.kind).numpy) for s in measuring.statistics]
+    todo = pieces(graph)
+    measuring = [_measure_in(piece, wanted, exact) for piece in todo]
+    total = [
+        [np.full(len(m.measured), s.neutral, ElementType.of(s.kind).numpy) for s in m.statistics] for m in measuring
+    ]
     doubtful: set[str] = set()
-    for numbers in run(copy, graph, samples):
-        doubtful = {names[place] for place in np.flatnonzero(~np.isfinite(numbers[2]))}
+    for found in run(todo, graph, samples):
+        for each, numbers in zip(measuring, found, strict=True):
+            doubtful |= {each.measured[place] for place in np.flatnonzero(~np.isfinite(numbers[2]))}
         if doubtful:
             break
-        for statistic, before, now in zip(measuring.statistics, total, numbers, strict=True):
-            COMBINE[statistic.combine](before, now, out=before)
-    rows = zip(*(vector.tolist() for vector in total), strict=True)
-    return dict(zip(names, rows, strict=True)), measuring.same, doubtful
+        for each, before, now in zip(measuring, total, found, strict=True):
+            for statistic, old, new in zip(each.statistics, before, now, strict=True):
+                COMBINE[statistic.combine](old, new, out=old)
+    rows: dict[str, tuple[float, ...]] = {}
+    for each, numbers in zip(measuring, total, strict=True):
+        rows |= zip(each.measured, zip(*(vector.tolist() for vector in numbers), strict=True), strict=True)
+    return rows, {name: of for each in measuring for name, of in each.same.items()}, doubtful
+
+
+def _measure_in(piece: Piece, wanted: Container[str], exact: Container[str]) -> MeasureRanges:
+    """Let a piece put out the numbers of what is made in it, and of the inputs of the model."""
+    graph, hands = piece.graph, set(piece.hands)
+    handed = [t for t in graph.ir.outputs if t.name in hands]
+    measuring = MeasureRanges(wanted, exact)
+    for _ in measuring.apply(graph):
+        pass
+    graph.ir.outputs += handed
+    return measuring
