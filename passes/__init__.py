@@ -12,6 +12,7 @@ from torch2trt_onnx.passes.fold_constants import FoldConstants
 from torch2trt_onnx.passes.fold_weight_casts import FoldWeightCasts
 from torch2trt_onnx.passes.guard_recurrent_casts import GuardRecurrentCasts
 from torch2trt_onnx.passes.inline_ifs import InlineIfs
+from torch2trt_onnx.passes.join_layer_norm import JoinLayerNorm
 from torch2trt_onnx.passes.lift_constants import LiftConstants
 from torch2trt_onnx.passes.match_pytorch import MatchPyTorch
 from torch2trt_onnx.passes.measure_ranges import MeasureRanges
@@ -35,6 +36,7 @@ __all__ = [
     "FoldWeightCasts",
     "GuardRecurrentCasts",
     "InlineIfs",
+    "JoinLayerNorm",
     "LiftConstants",
     "MatchPyTorch",
     "MeasureRanges",

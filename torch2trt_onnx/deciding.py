@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch2trt_onnx import budget, planning, ranges
+from torch2trt_onnx import budget, pipeline, planning, ranges
 from torch2trt_onnx.budget import Trade
 from torch2trt_onnx.calibration import Sample, Samples, samples
 from torch2trt_onnx.errors import CalibrationError, PrecisionError
@@ -77,6 +77,11 @@ class Decision:
         return next(iter(self.data)) if self.data is not None and self.data.is_real else None
 
 
+def joins(graph: Graph, request: Request) -> list[pipeline.Step]:
+    """The passes to run before `decide`, which depend on who decides."""
+    return pipeline.joins(_policy(graph, request), request.asked.rules)
+
+
 def decide(graph: Graph, request: Request) -> Decision:
     """Write the plan into the graph.
 
@@ -84,8 +89,7 @@ def decide(graph: Graph, request: Request) -> Decision:
         ConversionError: what is asked for cannot be; the calibration data does not fit; or the budget cannot be held.
     """
     asked, limits = request.asked, request.limits
-    # What the compiler would choose is not known here, so there is no holding it to a budget.
-    policy = planning.policy(graph, asked, weak=request.weak and limits is None)
+    policy = _policy(graph, request)
     shapes = {str(i.name): i.opt_shape for i in request.inputs}
     data = _data(request, policy)
     evidence, notes = _measured(graph, data, policy, asked)
@@ -114,6 +118,11 @@ def decide(graph: Graph, request: Request) -> Decision:
                 fix="allow a little more, or keep more nodes in fp32 by rules",
             )
     return Decision(policy, [*notes, *planned], data, trade, bool(evidence.ranges) or trade is not None)
+
+
+def _policy(graph: Graph, request: Request) -> str:
+    """Who decides. What the compiler would choose is not known here, so there is no holding it to a budget."""
+    return planning.policy(graph, request.asked, weak=request.weak and request.limits is None)
 
 
 def _held(graph: Graph, data: Samples, limits: Limits, shapes: Shapes, asked: Asked) -> Trade:

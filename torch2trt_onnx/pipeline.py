@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch2trt_onnx.errors import ConversionError, GraphError, PassError
@@ -19,6 +19,7 @@ from torch2trt_onnx.passes import (
     FoldWeightCasts,
     GuardRecurrentCasts,
     InlineIfs,
+    JoinLayerNorm,
     LiftConstants,
     MatchPyTorch,
     MergeCasts,
@@ -28,6 +29,8 @@ from torch2trt_onnx.passes import (
     RepairNormalization,
     Retype,
 )
+from torch2trt_onnx.plan import AUTO
+from torch2trt_onnx.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,21 @@ def repairs(bindings: Mapping[str, int]) -> list[Step]:
     ]
 
 
+def joins(policy: str, rules: Sequence[Rule] = ()) -> list[Step]:
+    """The passes that write several nodes as one that TensorRT serves better; only where nobody said what each of them is to run in.
+
+    Args:
+        policy: who decides; see `planning.policy`.
+        rules: of the user, for single nodes.
+    """
+    if policy != AUTO:
+        return []
+    return [
+        JoinLayerNorm(rules),  # before ranges are measured: those of its squares are then no matter
+        AnnotatePrecision(),  # the new nodes
+    ]
+
+
 def lowering(
     fidelity: str = "tensorrt", outputs: Mapping[str, int] | None = None, *, has_int64: bool = True
 ) -> list[Step]:
@@ -95,15 +113,28 @@ def lowering(
     ]
 
 
-def run(graph: Graph, todo: Sequence[Step]) -> list[PassRecord]:
+def run(
+    graph: Graph,
+    todo: Sequence[Step],
+    observe: Callable[[Graph, PassRecord], None] = lambda *_: None,
+    *,
+    is_typed: bool = False,
+) -> list[PassRecord]:
     """Run passes on a graph, in place: each on a tidy graph with all types known, and check what it leaves.
+
+    Args:
+        graph: with unique node names.
+        todo: the passes.
+        observe: called with the graph after each of them.
+        is_typed: whether the types are known already, because nothing was edited since an earlier run.
 
     Raises:
         GraphError: the graph is ill-typed once the repairs are done.
         PassError: a pass failed, or left an ill-typed graph.
     """
-    graph.tidy()
-    graph.infer_types(strict=False)
+    if not is_typed:
+        graph.tidy()
+        graph.infer_types(strict=False)
     records: list[PassRecord] = []
     was_well_typed = False
     for step in _unrolled(todo, records):
@@ -113,7 +144,8 @@ def run(graph: Graph, todo: Sequence[Step]) -> list[PassRecord]:
             changes = tuple(step.apply(graph))
             if changes:
                 graph.tidy()
-                graph.infer_types(strict=False)
+                if not step.keeps_types:
+                    graph.infer_types(strict=False)
             if step.leaves_well_typed and (changes or not was_well_typed):
                 check(graph)
                 was_well_typed = True
@@ -134,6 +166,7 @@ def run(graph: Graph, todo: Sequence[Step]) -> list[PassRecord]:
                 fix=REPORT,
             ) from error
         records.append(PassRecord(step.name, time.perf_counter() - start, changes))
+        observe(graph, records[-1])
     return records
 
 

@@ -104,10 +104,11 @@ def preview(
         exported = exporters.export(source.load(model), inputs, weights, exporter=options.exporter, opset=opset)
         graph = Graph(exported.model, weights)
         pipeline.run(graph, pipeline.repairs(exported.bindings))
-        found = tuple(_matches(graph, asked.rules))
         targets, workspace = options.compute_capabilities, Path(folder)
         order = [str(i.name) for i in exported.eager_inputs or exported.inputs]
         request = deciding.Request(asked, exported.inputs, targets, workspace, weak, calibration, limits, order)
+        pipeline.run(graph, deciding.joins(graph, request), is_typed=True)
+        found = tuple(_matches(graph, asked.rules))
         try:
             decision = deciding.decide(graph, request)
         except PrecisionError as error:
