@@ -16,7 +16,7 @@ from torch2trt_onnx.passes import AnnotatePrecision
 from torch2trt_onnx.plan import PrecisionPlan
 from torch2trt_onnx.proof import FOLDED, FUSED, HONOURED, OVERRIDDEN, UNVERIFIABLE, prove
 from torch2trt_onnx.report import Report
-from torch2trt_onnx.tables import console, nodes, summary
+from torch2trt_onnx.tables import console, summary
 
 KINDS = {"fp32": ("float", np.float32), "fp16": ("float16", np.float16), "bf16": ("bfloat16", ml_dtypes.bfloat16)}
 POOLS = {"MaxPool", "AveragePool"}
@@ -420,7 +420,6 @@ def test_the_report_tells_each_verdict_and_keeps_it_as_json(net):
     output = console()
     with output.capture() as text:
         output.print(summary(again))
-        output.print(nodes(again))
     counts = Counter(proof.values())
     assert f"{counts[HONOURED]} honoured, {counts[FUSED]} fused" in text.get()
     assert "0 overridden, 0 unverifiable" in text.get()

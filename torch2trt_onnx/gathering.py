@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from torch2trt_onnx import work
 from torch2trt_onnx.backends import BuildResult
 from torch2trt_onnx.compare import Comparison
 from torch2trt_onnx.deciding import Decision
 from torch2trt_onnx.errors import ProofError
 from torch2trt_onnx.exporters import Exported
 from torch2trt_onnx.graph import Graph
-from torch2trt_onnx.inspection import graph_bindings
+from torch2trt_onnx.inspection import graph_bindings, weights
 from torch2trt_onnx.passes.match_pytorch import differences
 from torch2trt_onnx.pipeline import PassRecord
 from torch2trt_onnx.plan import PrecisionPlan
@@ -41,6 +42,7 @@ def gather(
     network = built.network if built is not None else {}
     proven = prove(graph.to_proto(), plan, built) if built is not None else {}
     inside = differences(graph)
+    costs = work.costs(graph, {str(i.name): i.opt_shape for i in exported.inputs})
     nodes = [
         NodeReport(
             n,
@@ -48,6 +50,8 @@ def gather(
             tuple(where.get(n.name, ())),
             *((proven[n.name].word, proven[n.name].evidence) if n.name in proven else ("", "")),
             inside.get(n.name, ""),
+            costs[n.name].macs,
+            costs[n.name].nbytes,
         )
         for n in plan.nodes
     ]
@@ -79,6 +83,8 @@ def gather(
         targets=built.targets if built is not None else (),
         data=decision.words,
         trade=decision.trade,
+        weights=weights(graph),
+        log=list(dict.fromkeys(built.warnings)) if built is not None else [],
     )
     if plan.asked.strict and built is not None:
         _require_proof(report)

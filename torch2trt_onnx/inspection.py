@@ -9,36 +9,80 @@ import tempfile
 from pathlib import Path
 
 import onnx
+import onnx_graphsurgeon as gs
 
+from torch2trt_onnx import fitness, stages, work
 from torch2trt_onnx.backends import Backend
 from torch2trt_onnx.backends.layers import Binding
-from torch2trt_onnx.errors import ConversionError, SourceError
+from torch2trt_onnx.errors import ConversionError, EngineMismatchError, SourceError
 from torch2trt_onnx.exporters import source
-from torch2trt_onnx.graph import PREFIX, Graph
+from torch2trt_onnx.graph import PREFIX, Graph, authored_type, paused_gc
+from torch2trt_onnx.manifest import ENGINE, REPORT, Manifest
 from torch2trt_onnx.passes import AnnotatePrecision
 from torch2trt_onnx.passes.match_pytorch import differences
 from torch2trt_onnx.plan import PrecisionPlan
 from torch2trt_onnx.precision import label
-from torch2trt_onnx.report import SCHEMA, NodeReport, Report
+from torch2trt_onnx.report import SCHEMA, NodeReport, Report, Weight
 from torch2trt_onnx.schema import wrong
 from torch2trt_onnx.typecheck import onnx_type
-from torch2trt_onnx.weights import WeightStore
+from torch2trt_onnx.weights import WeightStore, check_external, nbytes_of
+
+ENGINES = (".engine", ".plan", ".trt")
+"""What files of engines are called."""
 
 
 def read(path: Path) -> Report:
-    """The report of a saved folder, or of an ONNX file, ours or another's.
+    """The report of a saved folder or the engine in it, or of an ONNX file, ours or another's; of a stage with what was done before.
 
     Raises:
-        SourceError: it is neither.
+        SourceError: it is none of these.
+        ManifestError, EngineMismatchError: an engine is not that of the report beside it.
     """
     if path.is_dir():
         return _read_folder(path)
-    model = source.load(path).onnx_model
-    if model is None:
+    if path.suffix in ENGINES and path.is_file():
+        return _read_engine(path)
+    path = stages.find(path)
+    model = source.load_onnx(path)
+    check_external(model, path)
+    try:
+        report = _read_onnx(path, model)
+    except ConversionError:
+        raise
+    except Exception as error:  # whatever onnx and graphsurgeon raise at a graph that is none
+        why = f"{type(error).__name__}: {error}"
+        raise SourceError("the graph of the file cannot be read", where=str(path), why=why) from error
+    if (path.parent / stages.INDEX).is_file():
+        _add_history(report, path)
+    return report
+
+
+def _read_engine(path: Path) -> Report:
+    folder = path.parent
+    if path.name != ENGINE or not (folder / REPORT).is_file():
         raise SourceError(
-            "the file is TorchScript", where=str(path), fix="convert it with --backend none, and inspect the result"
+            "an engine alone cannot be read",
+            where=str(path),
+            why="TensorRT tells of it only on the GPU that it was built for; what it told while it was built stands in the report",
+            fix=f"inspect the folder that `convert -o` wrote, with {REPORT} and manifest.json beside {ENGINE}",
         )
-    return _read_onnx(path, model)
+    manifest = Manifest.read(folder)
+    wrong_files = fitness.hashes(manifest.files, [name for name in (ENGINE, REPORT) if name in manifest.files], folder)
+    if wrong_files:
+        raise EngineMismatchError(
+            "the engine is not the one that the report beside it tells of",
+            where=str(path),
+            why="\n       ".join(map(str, wrong_files)),
+            fix="inspect the folder that it came from, or convert and save again",
+        )
+    return _read_folder(folder)
+
+
+def _add_history(report: Report, path: Path) -> None:
+    """Tell what was done before a stage: the index beside it does."""
+    known = stages.read(path.parent)
+    last = max((at for at, stage in enumerate(known) if stage.file == path.name), default=-1)
+    report.changes = [(stage.name, *change) for stage in known[: last + 1] for change in stage.changes]
 
 
 def _read_folder(path: Path) -> Report:
@@ -66,7 +110,7 @@ def _read_folder(path: Path) -> Report:
 
 
 def _read_onnx(path: Path, model: onnx.ModelProto) -> Report:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, paused_gc():
         graph = Graph(model, WeightStore(Path(folder)))
         graph.infer_types(strict=False)
         if not any(f"{PREFIX}precision" in node.metadata for node in graph.nodes()):
@@ -74,8 +118,12 @@ def _read_onnx(path: Path, model: onnx.ModelProto) -> Report:
                 pass  # another's file: it is annotated here, in memory
         plan = PrecisionPlan.read(graph)
         inside = differences(graph)
-        nodes = [NodeReport(node, inside=inside.get(node.name, "")) for node in plan.nodes]
-        return Report(str(path), plan, nodes, bindings=graph_bindings(graph))
+        costs = work.costs(graph)
+        nodes = [
+            NodeReport(n, inside=inside.get(n.name, ""), work=costs[n.name].macs, bytes=costs[n.name].nbytes)
+            for n in plan.nodes
+        ]
+        return Report(str(path), plan, nodes, bindings=graph_bindings(graph), weights=weights(graph))
 
 
 def declared_bindings(path: Path) -> tuple[dict[str, tuple[int, ...] | None] | None, list[str] | None]:
@@ -104,6 +152,16 @@ def graph_bindings(graph: Graph) -> list[Binding]:
         for tensor in tensors:
             dims = tuple(d if isinstance(d, int) else -1 for d in tensor.shape or ())
             found.append(Binding(tensor.name, mode, label(onnx_type(tensor)), dims, ""))
+    return found
+
+
+def weights(graph: Graph) -> list[Weight]:
+    """The initializers that the nodes of a graph read, in their order."""
+    read = {id(t): t for node in graph.nodes() for t in node.inputs if isinstance(t, gs.Constant)}
+    found = []
+    for tensor in read.values():
+        kind, dims = onnx_type(tensor), tuple(map(int, tensor.shape))
+        found.append(Weight(tensor.name, label(kind), dims, nbytes_of(kind, dims), authored_type(tensor)))
     return found
 
 

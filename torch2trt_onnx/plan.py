@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import onnx_graphsurgeon as gs
+
 from torch2trt_onnx.errors import PrecisionError
-from torch2trt_onnx.graph import PREFIX, Graph
+from torch2trt_onnx.graph import PREFIX, Graph, subgraphs
 from torch2trt_onnx.precision import Precision, label
 from torch2trt_onnx.rules import Rule
 from torch2trt_onnx.typecheck import compute_type, onnx_type
@@ -127,6 +129,8 @@ class NodePlan:
         tensors: the name of each output.
         kept_by: the rule of `safety` that left it in fp32; "operator" where it cannot run in the reduced precision.
         quantized: "int8", "fp8" or "int4" where it multiplies what Q/DQ made; `precision` then is that of the tensors around.
+        inputs: the name of each tensor that it reads, initializers too; "" where one is left out.
+        scope: the name of the If, Loop or Scan in whose body it is; "" outside of all.
     """
 
     name: str
@@ -141,6 +145,8 @@ class NodePlan:
     quantized: str = ""
     tensors: tuple[str, ...] = ()
     kept_by: str = ""
+    inputs: tuple[str, ...] = ()
+    scope: str = ""
 
     @property
     def is_free(self) -> bool:
@@ -170,7 +176,8 @@ class PrecisionPlan:
         """The plan that a graph's metadata tells."""
         asked = graph.metadata.get(ASKED_KEY)
         return cls(
-            tuple(_node_plan(node) for node in graph.nodes()), Asked.from_json(json.loads(asked)) if asked else Asked()
+            tuple(_node_plan(node, scope) for scope, node in _scoped(graph)),
+            Asked.from_json(json.loads(asked)) if asked else Asked(),
         )
 
     def floats(self) -> Iterator[NodePlan]:
@@ -191,7 +198,15 @@ class PrecisionPlan:
         ]
 
 
-def _node_plan(node: Any) -> NodePlan:
+def _scoped(graph: Graph) -> Iterator[tuple[str, gs.Node]]:
+    """`(name of the control-flow node around it, node)` of all nodes, in their order."""
+    waiting = [("", graph.ir)]
+    for scope, inner in waiting:
+        yield from ((scope, node) for node in inner.nodes)
+        waiting.extend((node.name, body) for node in inner.nodes for body in subgraphs(node))
+
+
+def _node_plan(node: gs.Node, scope: str) -> NodePlan:
     keys = ("precision", "origin", "reason", "module", "source", "authored", "quantized", "kept_by")
     about = {key: node.metadata.get(f"{PREFIX}{key}", "") for key in keys}
     if node.op == "Cast" and about["precision"]:  # other Casts are merged into it on the way
@@ -200,4 +215,5 @@ def _node_plan(node: Any) -> NodePlan:
         ours = f", where {about['reason']}" if about["origin"] != "cast" else ""
         about["reason"] = f"Cast from {given} to {to}{ours}"
     types = tuple(label(onnx_type(t)) for t in node.outputs)
-    return NodePlan(node.name, node.op, outputs=types, tensors=tuple(t.name for t in node.outputs), **about)
+    tensors, inputs = (tuple(t.name for t in side) for side in (node.outputs, node.inputs))
+    return NodePlan(node.name, node.op, outputs=types, tensors=tensors, inputs=inputs, scope=scope, **about)

@@ -25,6 +25,9 @@ class NodeReport:
         verdict: what the engine proves of its precision, in one word (`proof.Verdict`); "" without a back end, or a precision.
         evidence: of the verdict, in words.
         inside: what TensorRT rounds inside it where PyTorch does not, in words; "" where nothing differs.
+        work: how often it multiplies and adds, where it multiplies matrices; at the opt shapes, or where a file tells none, with 1 for
+            each dynamic dimension.
+        bytes: of what it makes, likewise.
     """
 
     plan: NodePlan
@@ -33,12 +36,37 @@ class NodeReport:
     verdict: str = ""
     evidence: str = ""
     inside: str = ""
+    work: int = 0
+    bytes: int = 0
 
     @property
     def differs(self) -> bool:
         """Whether the network has another type than the graph says, where it knows the node."""
         pairs = zip(self.network, self.plan.outputs, strict=False)
         return any(got and planned not in ("?", got) for got, planned in pairs)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan and what came of it, as plain data."""
+        return {**vars(self.plan), **{key: getattr(self, key) for key in REPORTED}}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """An initializer of the final graph that a node reads.
+
+    Args:
+        name: of the tensor.
+        dtype: its type.
+        dims: its shape.
+        bytes: its size.
+        authored: the type that the source gave it.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+    bytes: int
+    authored: str
 
 
 @dataclass
@@ -62,6 +90,9 @@ class Report:
         targets: the compute capabilities that the engine runs on.
         data: what the plan was measured on, in words; "" where nothing was.
         trade: what the accuracy budget cost; None where there was none.
+        weights: those that nodes read, in their order.
+        log: what TensorRT warned of while it built, each line once.
+        stages: of the graph, as they were kept: name, file, nodes, seconds, changes (how many); empty where they were not.
     """
 
     source: str
@@ -80,6 +111,9 @@ class Report:
     targets: tuple[str, ...] = ()
     data: str = ""
     trade: Trade | None = None
+    weights: list[Weight] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)
 
     def kept(self) -> dict[str, list[NodePlan]]:
         """The nodes that `policy="auto"` left in fp32, by the rule of `safety` that did."""
@@ -103,9 +137,9 @@ class Report:
         nodes = []
         for row in data["nodes"]:
             network, layers = tuple(row.pop("network")), tuple(row.pop("layers"))
-            proven = row.pop("verdict"), row.pop("evidence"), row.pop("inside")
-            row |= {key: tuple(row[key]) for key in ("outputs", "tensors")}
-            nodes.append(NodeReport(NodePlan(**row), network, layers, *proven))
+            found = [row.pop(key) for key in REPORTED[2:]]
+            row |= {key: tuple(row[key]) for key in ("outputs", "tensors", "inputs")}
+            nodes.append(NodeReport(NodePlan(**row), network, layers, *found))
         compared = data["comparison"]
         if compared is not None:
             compared.pop("ok")
@@ -122,6 +156,7 @@ class Report:
             bindings=[Binding.from_json(b) for b in data["bindings"]],
             targets=tuple(data["targets"]),
             trade=Trade.from_json(data["trade"]) if data["trade"] is not None else None,
+            weights=[Weight(**{**row, "dims": tuple(row["dims"])}) for row in data["weights"]],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -129,29 +164,31 @@ class Report:
         data = {
             key: value
             for key, value in vars(self).items()
-            if key not in ("plan", "nodes", "comparison", "layers", "bindings", "trade")
+            if key not in ("plan", "nodes", "comparison", "layers", "bindings", "trade", "weights")
         }
         data["plan"] = self.plan.asked.to_json()
-        data["nodes"] = [{**vars(n.plan), **{key: getattr(n, key) for key in REPORTED}} for n in self.nodes]
+        data["nodes"] = [node.to_json() for node in self.nodes]
         data["comparison"] = {**asdict(self.comparison), "ok": self.comparison.ok} if self.comparison else None
         data["trade"] = self.trade.to_json() if self.trade else None
         data["layers"] = [asdict(layer) for layer in self.layers]
         data["bindings"] = [asdict(binding) for binding in self.bindings]
+        data["weights"] = [vars(weight) for weight in self.weights]
         return data
 
 
-REPORTED = ("network", "layers", "verdict", "evidence", "inside")
+REPORTED = ("network", "layers", "verdict", "evidence", "inside", "work", "bytes")
 """What a `NodeReport` has beside the plan."""
 
 
-RESTORED = ("source", "warnings", "lost_inputs", "backend", "seconds", "sizes", "constraints", "data")
+RESTORED = ("source", "warnings", "lost_inputs", "backend", "seconds", "sizes", "constraints", "data", "log", "stages")
 """What of a `Report` is in JSON as it is."""
 
 
 _NODE = {
     **dict.fromkeys(("name", "op", "precision", "origin", "reason", "module", "source", "authored", "quantized"), str),
-    **dict.fromkeys(("verdict", "evidence", "inside", "kept_by"), str),
-    **{key: [str] for key in ("outputs", "tensors", "network", "layers")},
+    **dict.fromkeys(("verdict", "evidence", "inside", "kept_by", "scope"), str),
+    **{key: [str] for key in ("outputs", "tensors", "inputs", "network", "layers")},
+    **dict.fromkeys(("work", "bytes"), int),
 }
 _OUTPUT = {
     **dict.fromkeys(("name", "dtype", "reference_dtype"), str),
@@ -161,6 +198,8 @@ _OUTPUT = {
     "ok": bool,
 }
 _TENSORS = [{"name": str, "dtype": str, "dims": [int]}]
+_WEIGHT = {"name": str, "dtype": str, "dims": [int], "bytes": int, "authored": str}
+_STAGE = {"name": str, "file": str, "nodes": int, "seconds": Real, "changes": int}
 _TRADE = {
     "limits": Each({"limit": Real, "metric": str}),
     "reduced": str,
@@ -174,7 +213,7 @@ SCHEMA: dict[str, Any] = {
     "backend": str,
     "data": str,
     "trade": (None, _TRADE),
-    **{key: [str] for key in ("warnings", "lost_inputs", "targets")},
+    **{key: [str] for key in ("warnings", "lost_inputs", "targets", "log")},
     "plan": Each(object),
     "nodes": [_NODE],
     "changes": [[str]],
@@ -193,6 +232,8 @@ SCHEMA: dict[str, Any] = {
     "seconds": Each(Real),
     "sizes": Each(int),
     "constraints": [Each(object)],
+    "weights": [_WEIGHT],
+    "stages": [_STAGE],
 }
 """The form of a report: keys that must be there, and the types of their values."""
 

@@ -57,10 +57,10 @@ class Rule:
             )
         if not self.patterns:
             raise RuleError("a rule has no pattern", where=str(self), fix=f"give it one of {', '.join(PATTERNS)}")
-        for key, pattern in self.patterns.items():
-            if not isinstance(pattern, str):
-                raise RuleError(f"the {key} of a rule is {pattern!r}", where=str(self), fix="use a string")
-            _compiled(pattern, key == "module")
+        for key, words in self.patterns.items():
+            if not isinstance(words, str):
+                raise RuleError(f"the {key} of a rule is {words!r}", where=str(self), fix="use a string")
+            pattern(words, is_path=key == "module")
 
     @classmethod
     def of(cls, given: object) -> Rule:
@@ -92,8 +92,8 @@ class Rule:
         """Whether a node is meant."""
         words = {"name": [name], "module": [module], "op": [op], "tensor": list(tensors)}
         return all(
-            any(_compiled(pattern, key == "module").fullmatch(word) for word in words[key])
-            for key, pattern in self.patterns.items()
+            any(pattern(glob, is_path=key == "module").fullmatch(word) for word in words[key])
+            for key, glob in self.patterns.items()
         )
 
     def to_json(self) -> dict[str, str]:
@@ -152,13 +152,18 @@ def _read(path: Path) -> list[object]:
 
 
 @functools.cache
-def _compiled(pattern: str, is_path: bool) -> re.Pattern[str]:
-    if pattern.startswith(REGEX):
-        body = f"(?:{pattern.removeprefix(REGEX)})"
+def pattern(words: str, *, is_path: bool) -> re.Pattern[str]:
+    """A glob, or after `re:` a regular expression, for a whole word; of a path also for all that is inside it.
+
+    Raises:
+        RuleError: it is no regular expression.
+    """
+    if words.startswith(REGEX):
+        body = f"(?:{words.removeprefix(REGEX)})"
     else:
         # translate() ends with \Z, or \z from Python 3.14 on; fullmatch needs neither.
-        body = fnmatch.translate(pattern.removesuffix(".*") if is_path else pattern)[:-2]
+        body = fnmatch.translate(words.removesuffix(".*") if is_path else words)[:-2]
     try:
         return re.compile(body + (r"(?:\..*)?" if is_path else ""))
     except re.error as error:
-        raise RuleError(f"{pattern!r} is no regular expression", why=str(error)) from None
+        raise RuleError(f"{words!r} is no regular expression", why=str(error)) from None

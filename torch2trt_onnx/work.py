@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import onnx_graphsurgeon as gs
 
 from torch2trt_onnx.formats import Shape
 from torch2trt_onnx.graph import Graph
+from torch2trt_onnx.typecheck import onnx_type
+from torch2trt_onnx.weights import nbytes_of
 
 Find = Callable[[gs.Tensor], Shape]
 
 
-def macs(graph: Graph, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, int]:
-    """Node -> how often it multiplies and adds, where it multiplies matrices (`MATRIX`); 0 for other nodes.
+@dataclass(frozen=True)
+class Cost:
+    """What a node costs.
+
+    Args:
+        macs: how often it multiplies and adds, where it multiplies matrices (`MATRIX`); 0 for other nodes.
+        nbytes: of what it makes.
+    """
+
+    macs: int
+    nbytes: int
+
+
+def costs(graph: Graph, shapes: Mapping[str, Sequence[int | None]] | None = None) -> dict[str, Cost]:
+    """Node -> what it costs.
 
     Nodes of bodies count once, however often they run. Dimensions that are not known count as 1. The graph stays as it is.
 
     Args:
-        graph: with unique node names.
-        shapes: of the inputs that are dynamic, by name.
+        graph: with unique node names, and the types of its tensors known.
+        shapes: of the inputs that are dynamic, by name; None: the shapes that the tensors have count, which costs no inference.
     """
-    find = _shapes(graph, shapes)
-    return {node.name: _macs(node, find) for node in graph.nodes()}
+    find = _shapes(graph, shapes) if shapes is not None else _own_shape
+    return {
+        node.name: Cost(
+            _macs(node, find), sum(nbytes_of(onnx_type(tensor), find(tensor)) for tensor in node.outputs if tensor.name)
+        )
+        for node in graph.nodes()
+    }
 
 
 def work(graph: Graph, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, int]:
-    """As `macs`; but of nodes that multiply no matrices, the elements that they make."""
+    """Node -> how often it multiplies, as in `costs`; but of nodes that multiply no matrices, the elements that they make."""
     find = _shapes(graph, shapes)
     return {
         node.name: _macs(node, find) or sum(prod(find(t)) for t in node.outputs if t.name) for node in graph.nodes()
@@ -95,6 +116,10 @@ MATRIX: dict[str, Callable[[gs.Node, Find], int]] = {
     "Attention": _attention,
 }
 """Operators that multiply matrices."""
+
+
+def _own_shape(tensor: gs.Tensor) -> Shape:
+    return tuple(dim if isinstance(dim, int) else 1 for dim in tensor.shape or ())
 
 
 def _shapes(graph: Graph, shapes: Mapping[str, Sequence[int | None]]) -> Find:

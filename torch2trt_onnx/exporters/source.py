@@ -68,6 +68,25 @@ def load(model: object) -> Source:
     )
 
 
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """The model of an ONNX file, without its external data. PyTorch is not needed for it.
+
+    Raises:
+        SourceError: the file cannot be read, or is another.
+    """
+    try:
+        if path.suffix != ".onnx" and zipfile.is_zipfile(path):
+            _require_torchscript(path)
+            raise SourceError(
+                "the file is TorchScript", where=str(path), fix="convert it with --backend none, and take the result"
+            )
+        model = _load_file(path).onnx_model
+    except OSError as error:
+        raise SourceError("the file cannot be read", where=str(path), why=error.strerror or str(error)) from error
+    assert model is not None
+    return model
+
+
 def title(model: object) -> str:
     """What messages call a model: its path, or the name of its class. The same as the name of its `Source`."""
     if isinstance(model, (str, os.PathLike)):
@@ -143,23 +162,32 @@ def _onnx_source(name: str, model: onnx.ModelProto, folder: Path | None) -> Sour
     return Source(name, onnx_model=model, onnx_folder=folder)
 
 
-def _load_torchscript(path: Path) -> Source:
-    import torch
-
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+def _require_torchscript(path: Path) -> None:
+    """Fail where a zip archive holds something else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise SourceError("the file is a damaged zip archive", where=str(path), why=str(error)) from None
     if not any(name.endswith("/constants.pkl") for name in names):
-        what = (
-            "an ExportedProgram"
-            if any("serialized_exported_program" in n or "/models/" in n for n in names)
-            else "pickled tensors or a pickled module"
-        )
+        if any("serialized_exported_program" in n or "/models/" in n for n in names):
+            what = "an ExportedProgram"
+        elif any(name.endswith(".pkl") for name in names):
+            what = "pickled tensors or a pickled module"
+        else:
+            raise SourceError("the zip archive holds no model, and is not TorchScript", where=str(path))
         raise SourceError(
             f"the file holds {what}, not TorchScript",
             where=str(path),
             why="unpickling a file can run any code, so it is left to you",
             fix="load it yourself (weights with torch.load(..., weights_only=True)) and pass the module",
         )
+
+
+def _load_torchscript(path: Path) -> Source:
+    import torch
+
+    _require_torchscript(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as such
