@@ -316,7 +316,9 @@ class TestReport:
         data = {**json.loads((folder / "report.json").read_text()), **change}
         (folder / "report.json").write_text(json.dumps({k: v for k, v in data.items() if v != "gone"}))
 
-    @pytest.mark.parametrize("key", ["constraints", "targets", "nodes", "source", "sizes", "plan"])
+    @pytest.mark.parametrize(
+        "key", ["constraints", "targets", "nodes", "source", "sizes", "plan", "weights", "log", "stages"]
+    )
     def test_a_key_that_an_earlier_version_had_not_is_named(self, folder, key):
         self.damage(folder, **{key: "gone"})
         with pytest.raises(SourceError, match=f"the report has no '{key}'(.|\n)*convert and save it again"):
@@ -335,6 +337,9 @@ class TestReport:
             {"bindings": [{}]},
             {"layers": [{"name": "x"}]},
             {"comparison": {"made": True}},
+            {"weights": [{"name": "w"}]},
+            {"log": [1]},
+            {"stages": [{"file": "00-export.onnx"}]},
         ],
     )
     def test_a_report_of_another_form_is_an_error_of_ours(self, folder, change):

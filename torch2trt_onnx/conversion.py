@@ -5,7 +5,6 @@ Not named after its function: importing a module `torch2trt_onnx.convert` would 
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING
 import onnx
 
 from torch2trt_onnx import building, compare, deciding, exporters, identity, passes, pipeline, planning
-from torch2trt_onnx.backends import Progress, find_backend
+from torch2trt_onnx.backends import BuildResult, Progress, find_backend
 from torch2trt_onnx.compare import Comparison
 from torch2trt_onnx.deciding import Decision
 from torch2trt_onnx.errors import PassError
 from torch2trt_onnx.exporters import Exported, source
 from torch2trt_onnx.gathering import gather
-from torch2trt_onnx.graph import Graph
+from torch2trt_onnx.graph import Graph, paused_gc
 from torch2trt_onnx.inputs import named_outputs
 from torch2trt_onnx.limits import Limits
 from torch2trt_onnx.manifest import Manifest
@@ -33,6 +32,7 @@ from torch2trt_onnx.report import Report
 from torch2trt_onnx.result import Conversion, disk_errors, warn, workspace
 from torch2trt_onnx.rules import parse_rules
 from torch2trt_onnx.shelf import Shelf
+from torch2trt_onnx.stages import Recorder, recording
 from torch2trt_onnx.weights import WeightStore
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def convert(
     progress: Progress | None = None,
     calibration: object = None,
     max_error: object = None,
+    keep_stages: bool | str | Path | None = None,
 ) -> Conversion:
     """Convert a PyTorch or ONNX model to a TensorRT engine, in the precisions that its author chose.
 
@@ -86,6 +87,8 @@ def convert(
         max_error: how far the outputs may be from those in fp32, on the calibration data: a number (of the largest |a - b| by the largest
             |b|), an `ErrorLimit`, or a mapping from outputs to either. Nodes stay in fp32 until it holds.
         progress: called with `phase`, `step` and `steps` as each step begins, and while TensorRT builds.
+        keep_stages: True: keep the graph as it was exported, and after each pass that changed it, for `Conversion.save` to write to
+            `stages/`. A folder: write them there as well, even where the conversion fails. It is made anew, and the cache left alone.
 
     Returns:
         The ONNX graph, the engine, the plan and the report.
@@ -110,30 +113,50 @@ def convert(
         limits=limits,
     )
     clock = _Clock(progress)
-    with workspace() as folder, disk_errors(folder):
+    with workspace() as folder, disk_errors(folder), recording(folder, keep_stages) as recorder:
         weights = WeightStore(folder)
         with clock("load"):
-            shelf = Shelf(cache, model, key)
+            shelf = Shelf(cache if not keep_stages else None, model, key)
             if (known := shelf.find(folder, source.title(model))) is not None:
                 return known
             given = source.load(model)
         with clock("export"):
-            opset = options.opset or asked.opset or (None if has_int64 else OLD_OPSET)
-            exported = exporters.export(given, inputs, weights, exporter=options.exporter, opset=opset)
+            exported = exporters.export(
+                given,
+                inputs,
+                weights,
+                exporter=options.exporter,
+                opset=options.opset or asked.opset or (None if has_int64 else OLD_OPSET),
+            )
             if (known := shelf.find(folder, given.name, exported)) is not None:
                 return known
             wanted = named_outputs(outputs, [o.name for o in exported.model.graph.output])
-        with clock("repairs"), _paused_gc():
-            graph = Graph(exported.model, weights)
-            records = pipeline.run(graph, pipeline.repairs(exported.bindings))
-        with clock("plan"), _paused_gc():
-            order = [str(i.name) for i in exported.eager_inputs or exported.inputs]
-            request = deciding.Request(asked, exported.inputs, targets, folder, is_weak, calibration, limits, order)
+            request = deciding.Request(
+                asked,
+                exported.inputs,
+                targets,
+                folder,
+                is_weak,
+                calibration,
+                limits,
+                order=[str(i.name) for i in exported.eager_inputs or exported.inputs],
+            )
+        with clock("repairs"), paused_gc():
+            graph = recorder.begin(Graph(exported.model, weights))
+            records = pipeline.run(graph, pipeline.repairs(exported.bindings), recorder.passed)
+            records += pipeline.run(graph, deciding.joins(graph, request), recorder.passed, is_typed=True)
+        with clock("plan"), paused_gc():
             decision = deciding.decide(graph, request)
             rounded = planning.left(graph)
-        with clock("lowering"), _paused_gc():
+        recorder.planned(graph, clock.seconds["plan"])
+        with clock("lowering"), paused_gc():
             types = building.asked_types(wanted, graph)
-            records += pipeline.run(graph, pipeline.lowering(asked.fidelity, types, has_int64=has_int64))
+            records += pipeline.run(
+                graph,
+                pipeline.lowering(asked.fidelity, types, has_int64=has_int64),
+                recorder.passed,
+                is_typed=True,
+            )
             plan = _checked_plan(graph)
             # What `MatchPyTorch` computes in fp32 rounds as before.
             rounded += [*planning.left(graph), *plan.counts(), *building.labels(wanted)]
@@ -143,7 +166,7 @@ def convert(
         job = None
         if chosen is not None:  # now, because what it refuses need not be compared first
             job = chosen.job(building.request(graph, plan, exported.inputs, wanted, path, chosen), options, folder)
-        with clock("compare"), _paused_gc():
+        with clock("compare"), paused_gc():
             comparison = (
                 _compared(given, exported, graph, path, rounded, types, options, decision) if options.compare else None
             )
@@ -153,13 +176,14 @@ def convert(
                 built = chosen.build(job, options, folder, progress)
             notes += filter(None, [building.unused(plan, built), *building.untold(plan, built)])
         report = gather(given.name, exported, graph, records, plan, decision, comparison, built, notes)
-        _measure(report, clock.seconds, weights.nbytes(graph.to_proto()), built.engine if built is not None else None)
+        _complete(report, clock.seconds, recorder, built)
         conversion = Conversion(
             report,
             path,
             built.engine if built is not None else None,
             signature=exported.signature,
             product=chosen.product if chosen is not None else "",
+            stages=recorder,
             manifest=Manifest.of(
                 report, options, chosen, source_sha256=shelf.sha256, signature=exported.signature.to_json()
             ),
@@ -168,10 +192,12 @@ def convert(
     return conversion
 
 
-def _measure(report: Report, seconds: dict[str, float], weights: int, engine: Path | None) -> None:
-    report.seconds, report.sizes = seconds, {"weights": weights}
-    if engine is not None:
-        report.sizes["engine"] = engine.stat().st_size
+def _complete(report: Report, seconds: dict[str, float], recorder: Recorder, built: BuildResult | None) -> None:
+    """Put into a report what its conversion took, and what it keeps."""
+    report.seconds, report.stages = seconds, recorder.told()
+    report.sizes = {"weights": sum(weight.bytes for weight in report.weights)}
+    if built is not None:
+        report.sizes["engine"] = built.engine.stat().st_size
 
 
 def _checked_plan(graph: Graph) -> PrecisionPlan:
@@ -244,22 +270,6 @@ def _source_runner(exported: Exported, graph: Graph, folder: Path) -> compare.Ru
         pipeline.run(before, [passes.BindInputs(exported.bindings)])
     path = before.write(folder / "given.onnx")
     return compare.onnx_runner(path, before, [str(i.name) for i in exported.inputs])
-
-
-@contextmanager
-def _paused_gc() -> Iterator[None]:
-    """No cyclic garbage collection while graphs are built.
-
-    A graph of 64,000 nodes is a million objects that all live; searching them again and again for garbage made the time per
-    node grow with the size.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class _Clock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -17,14 +16,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import onnx
 
-from torch2trt_onnx import inspection
+from torch2trt_onnx import inspection, stages
 from torch2trt_onnx.cache import take
 from torch2trt_onnx.errors import ConversionWarning, OutputError
-from torch2trt_onnx.files import replace_atomically
+from torch2trt_onnx.files import dumped, replace_atomically
 from torch2trt_onnx.manifest import ENGINE, FILES, ONNX, Manifest
 from torch2trt_onnx.plan import PrecisionPlan
 from torch2trt_onnx.report import Report
 from torch2trt_onnx.signature import Signature
+from torch2trt_onnx.stages import Recorder
 from torch2trt_onnx.weights import WeightStore
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Conversion:
         onnx_path, engine_path: its files.
         signature: what the source model takes and returns.
         product: of the TensorRT that built the engine.
+        manifest: of it, which knows no files yet.
+        stages: those that were kept; None of a conversion that was made before.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class Conversion:
         signature: Signature | None = None,
         product: str = "",
         manifest: Manifest,
+        stages: Recorder | None = None,
     ) -> None:
         self.report, self.signature, self._manifest = report, signature, manifest
+        self._stages = stages or Recorder(None)
         self._onnx_path, self._engine_path, self._product = onnx_path, engine_path, product
         self._runner: Callable[..., Any] | None = None
         self._lock = threading.Lock()
@@ -101,8 +105,8 @@ class Conversion:
         return EngineModule(self)
 
     def save(self, directory: str | Path) -> Path:
-        """Write `model.onnx` (from 2 GB on with `model.onnx.data`), `model.engine`, `report.json` and `manifest.json`, each whole or not at
-        all.
+        """Write `model.onnx` (from 2 GB on with `model.onnx.data`), `model.engine`, `report.json` and `manifest.json`, and where they were
+        kept, the stages to `stages/`; each file whole or not at all.
 
         Raises:
             OutputError: the folder cannot be made or written, or the disk is full; files that were there before are as they were.
@@ -111,6 +115,7 @@ class Conversion:
         self._there(self._onnx_path)
         with disk_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
+            earlier = stages.names(directory / stages.FOLDER)
             with replace_atomically(directory) as fresh:
                 store = WeightStore.opened(self._onnx_path.parent)
                 if (data := self._onnx_path.with_name("model.onnx.data")).is_file():
@@ -119,17 +124,20 @@ class Conversion:
                 store.save(model, fresh / "model.onnx", inline_below=INLINE_LIMIT)
                 if self._engine_path is not None:
                     shutil.copyfile(self._engine_path, fresh / ENGINE)
-                (fresh / "report.json").write_text(json.dumps(self.report.to_json(), indent=1))
+                self._stages.write(fresh / stages.FOLDER)
+                (fresh / "report.json").write_text(dumped(self.report.to_json()))
                 manifest = self._manifest.with_files(fresh)
                 manifest.write(fresh)
             for name in FILES:  # of an earlier conversion: an engine beside another graph is nobody's
                 if name not in manifest.files and not (directory / name).is_dir():
                     (directory / name).unlink(missing_ok=True)
+            stages.clear(directory / stages.FOLDER, earlier, self._stages.files())
         return directory
 
     @classmethod
     def load(cls, directory: str | Path, *, device: str | None = None) -> Conversion:
         """A conversion that `save` wrote, once its manifest has held: files, hashes, TensorRT's version, and the GPU where one is given.
+        Its stages stay behind.
 
         Args:
             directory: the folder; it is not needed afterwards.
@@ -160,6 +168,7 @@ class Conversion:
             name: of the model, where it has another now.
         """
         report = inspection.read(folder)
+        report.stages = []
         if name is not None:
             report.source, manifest = name, replace(manifest, source={**manifest.source, "name": name})
         signature = Signature.from_json(manifest.signature) if manifest.signature is not None else None
