@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from torch2trt_onnx import Conversion, ConversionWarning, Input, convert
-from torch2trt_onnx.tables import show
+from torch2trt_onnx.views.show import show
 
 
 class HalfConvolutions(nn.Module):

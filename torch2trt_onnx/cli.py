@@ -18,14 +18,19 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from torch2trt_onnx.errors import ConversionError, ConversionWarning, InputError, ProofError
+from torch2trt_onnx.commands.diff import diff
+from torch2trt_onnx.commands.exits import DIFFERS, FAILED, UNPROVEN, fail
+from torch2trt_onnx.commands.explain import explain
+from torch2trt_onnx.commands.inspect import inspect
+from torch2trt_onnx.commands.report import NAME as PAGE
+from torch2trt_onnx.commands.report import report as report_command
+from torch2trt_onnx.errors import ConversionError, ConversionWarning, InputError
 from torch2trt_onnx.inputs import Input, Output
 
 if TYPE_CHECKING:
     from torch2trt_onnx.limits import Limits
     from torch2trt_onnx.report import Report
 
-FAILED, UNPROVEN, DIFFERS = 1, 3, 4
 WEIGHTLESS, FIDELITIES = ["inherit", "fp32", "free"], ["tensorrt", "pytorch"]
 POLICIES = ["source", "auto"]
 BACKENDS = ["rtx", "tensorrt", "tensorrt-strong", "tensorrt-weak", "none"]
@@ -132,17 +137,23 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--output-binding", "outputs", type=OUTPUT, multiple=True, help=OUTPUT_HELP)
 @click.option("--backend", type=click.Choice(BACKENDS), help="none stops at the ONNX file. Default: what is installed.")
 @click.option("--cache", type=FOLDER, help="A folder of earlier conversions: what was made before is taken from it.")
+@click.option(
+    "--keep-stages", type=FOLDER, help="Also write the graph before and after each pass, to this folder and OUT/stages."
+)
 @click.option("--tf32", is_flag=True, help="Let fp32 matrix products run in TF32.")
 @click.option("--timeout", type=float, default=3600.0, show_default=True, help="Of the build, in seconds.")
 @click.option("--memory-limit", type=float, help="Of the build, in GiB. Default: nine tenths of what is free.")
 @click.option("--no-compare", is_flag=True, help="Do not run the graph in ONNX Runtime.")
 @click.option("--tolerance", type=float, help="Of |a - b| / (1 + |b|). Default: fp32 1e-4, fp16 6e-3, bf16 4e-2.")
+@click.option("--html", is_flag=True, help=f"Also write the report as a page, {PAGE}; see the command report.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def convert(**given: Any) -> None:
     """Convert MODEL, a TorchScript or ONNX file, and write the result to a folder."""
+    from torch2trt_onnx import page
     from torch2trt_onnx.conversion import convert as run
     from torch2trt_onnx.options import Options
-    from torch2trt_onnx.tables import show
+    from torch2trt_onnx.result import disk_errors
+    from torch2trt_onnx.views.show import show
 
     try:
         _take_flags(given)
@@ -171,10 +182,14 @@ def convert(**given: Any) -> None:
                 options=options,
                 cache=given["cache"],
                 progress=progress,
+                keep_stages=given["keep_stages"],
             )
-            conversion.save(given["output"])
+            folder = conversion.save(given["output"])
+            if given["html"]:
+                with disk_errors(folder):
+                    page.write(folder / PAGE, page.render(conversion.report))
     except ConversionError as error:
-        _fail(error)
+        fail(error)
     report = conversion.report
     if given["as_json"]:
         click.echo(json.dumps(report.to_json(), indent=1))
@@ -221,13 +236,13 @@ def plan(**given: Any) -> None:
         inputs, data, limits = list(given["inputs"] or []) or None, _calibration(given), _limits(given)
         found = preview(given["model"], inputs, asked, options, weak=given["weak"], calibration=data, limits=limits)
     except ConversionError as error:
-        _fail(error)
+        fail(error)
     if given["as_json"]:
         click.echo(json.dumps(found.to_json(), indent=1))
     else:
         previewed(found, nodes=not given["dry_run"])
     if found.refusal is not None:
-        _fail(found.refusal)
+        fail(found.refusal)
 
 
 @main.command()
@@ -263,33 +278,13 @@ def debug(model: Path, inputs: tuple[Input, ...], as_json: bool, **given: Any) -
             options=Options(exporter=given["exporter"], opset=given["opset"]),
         )
     except ConversionError as error:
-        _fail(error)
+        fail(error)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=1))
     else:
         diagnosed(found)
     if found.verdict != NOTHING:
         sys.exit(DIFFERS)
-
-
-@main.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--show", "what", type=click.Choice(["layers", "casts", "bindings"]), multiple=True, help="Default: all.")
-@click.option("--all", "every", is_flag=True, help="Also nodes that compute with no float.")
-@click.option("--json", "as_json", is_flag=True)
-def inspect(file: Path, what: tuple[str, ...], every: bool, as_json: bool) -> None:
-    """Show the layers, Casts, precisions and their origins, and bindings of FILE, an ONNX file or a saved folder."""
-    from torch2trt_onnx.inspection import read
-    from torch2trt_onnx.tables import show
-
-    try:
-        report = read(file)
-    except ConversionError as error:
-        _fail(error)
-    if as_json:
-        click.echo(json.dumps(report.to_json(), indent=1))
-    else:
-        show(report, what or ("bindings", "layers", "casts"), every=every)
 
 
 @main.command()
@@ -315,7 +310,7 @@ def flags(file: Path, tool: str, inputs: tuple[Input, ...], **how: Any) -> None:
             how |= {"model": str(model), "engine": str(model.with_suffix(".engine"))}
             text = say(tool, report.plan, report.bindings, inputs, **how)
     except ConversionError as error:
-        _fail(error)
+        fail(error)
     for note in notes:
         click.echo(f"warning: {note.message}", err=True)
     click.echo(text)
@@ -379,7 +374,7 @@ def check(folder: Path, device: str | None, as_json: bool) -> None:
             sys.exit(FAILED if found else 0)
         manifest.check(folder, device=device, every=True)
     except ConversionError as error:
-        _fail(error)
+        fail(error)
     gpu = f"GPU {device}" if device else "no GPU was asked"
     click.echo(f"{folder}: {len(manifest.files)} files are as they were saved, and fit what is here ({gpu})")
 
@@ -413,11 +408,6 @@ def _require_proof(report: Report) -> None:
         sys.exit(UNPROVEN)
 
 
-def _fail(error: ConversionError) -> None:
-    click.echo(f"error: {error}", err=True)
-    sys.exit(UNPROVEN if isinstance(error, ProofError) else FAILED)
-
-
 class _Progress:
     """How far a conversion is: a bar on a terminal, a line a step elsewhere. On standard error, so that output can be piped."""
 
@@ -447,6 +437,11 @@ class _Progress:
             click.echo(phase, err=True)
         self._last = phase
 
+
+main.add_command(diff)
+main.add_command(inspect)
+main.add_command(explain)
+main.add_command(report_command)
 
 if __name__ == "__main__":
     main()

@@ -16,11 +16,11 @@ from torch2trt_onnx.culprits import Suspect
 from torch2trt_onnx.diagnosis import NOTHING, Diagnosis
 from torch2trt_onnx.preview import Preview
 from torch2trt_onnx.proof import FOLDED, FUSED, HONOURED, OVERRIDDEN, UNVERIFIABLE, WORDS
-from torch2trt_onnx.report import Report, network_label
+from torch2trt_onnx.report import Report
 
 NAMED = 5  # nodes of a kind, in a summary
 WIDTH = 150  # columns, where there is no terminal to ask
-STYLES = {"fp32": "cyan", "fp16": "green", "bf16": "magenta"}
+STYLES = {"fp32": "cyan", "fp16": "green", "bf16": "magenta", **dict.fromkeys(("fp8", "int8", "int4"), "yellow")}
 VERDICT_STYLES = {HONOURED: "green", FUSED: "green", FOLDED: "dim", OVERRIDDEN: "bold red", UNVERIFIABLE: "yellow"}
 
 
@@ -31,44 +31,6 @@ def summary(report: Report) -> RenderableType:
         rows.add_row(Text(name, style="bold"), text)
     notes = [Text(f"warning: {note}", style="yellow") for note in report.warnings]
     return Group(rows, *notes)
-
-
-def nodes(report: Report, *, every: bool = False) -> Table:
-    """A row a node: what was planned, why, and what TensorRT's network and engine made of it.
-
-    Args:
-        report: the report.
-        every: also those that compute with no float (shape arithmetic).
-    """
-    shown = [n for n in report.nodes if every or n.plan.precision]
-    built = any(n.network for n in shown)
-    title = f"{len(shown)} of {len(report.nodes)} nodes"
-    table = _table(
-        title, "node", "operator", "planned", *(("network", "engine layer", "proof") if built else ()), "why"
-    )
-    for node in shown:
-        verdict = Text(node.verdict or "-", style=VERDICT_STYLES.get(node.verdict, ""))
-        engine = (_types(node.network, node.differs), ", ".join(node.layers) or "-", verdict) if built else ()
-        table.add_row(node.plan.name, node.plan.op, _precision(node.plan.precision), *engine, node.plan.reason)
-    return table
-
-
-def casts(report: Report) -> Table:
-    """A row a Cast between floating-point types, or from or to one."""
-    table = _table("Casts", "node", "what", "source")
-    for node in report.nodes:
-        if node.plan.op == "Cast" and node.plan.precision:
-            table.add_row(node.plan.name, node.plan.reason, node.plan.source)
-    return table
-
-
-def bindings(report: Report) -> Table:
-    """A row an input or output."""
-    table = _table("Bindings", "name", "", "type", "shape", "format")
-    for binding in report.bindings:
-        shape = "x".join("?" if d < 0 else str(d) for d in binding.dims) or "scalar"
-        table.add_row(binding.name, binding.mode.lower(), network_label(binding.dtype), shape, binding.format)
-    return table
 
 
 def console() -> Console:
@@ -138,20 +100,6 @@ def _operands(suspect: Suspect) -> Table:
     return table
 
 
-def show(report: Report, what: tuple[str, ...], *, every: bool = False) -> None:
-    """Print the parts that were asked for."""
-    output = console()
-    output.print(summary(report))
-    if report.trade is not None:
-        trade_table.show(report.trade, output)
-    if "bindings" in what:
-        output.print(bindings(report))
-    if "layers" in what:
-        output.print(nodes(report, every=every))
-    if "casts" in what:
-        output.print(casts(report))
-
-
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "model", report.source
     counts = report.plan.counts()
@@ -218,8 +166,3 @@ def _table(title: str, *columns: str) -> Table:
 
 def _precision(word: str) -> Text:
     return Text(word or "-", style=STYLES.get(word, ""))
-
-
-def _types(words: tuple[str, ...], differs: bool) -> Text:
-    text = "/".join(dict.fromkeys(word for word in words if word)) or "-"
-    return Text(text, style="bold red" if differs else STYLES.get(text, ""))

@@ -1,0 +1,1 @@
+"""What the terminal shows of a report: parts of it as aligned lines."""
