@@ -14,22 +14,25 @@ PACKAGE = ROOT / "torch2trt_onnx"
 # Each may import what stands below it; modules of one row do not import each other, but for packages their own files.
 ORDER = [
     ["cli"],
-    ["tables"],
+    ["commands"],
+    ["batch"],
+    ["views", "page"],
+    ["tables", "facets"],
     ["conversion", "preview", "trade_table", "diagnosis"],
     ["gathering", "shelf"],
     ["result"],
     ["runtime"],
     ["inspection"],
-    ["cache", "identity"],
-    ["manifest"],
+    ["cache", "identity", "explanation"],
+    ["manifest", "selection", "tallies"],
     ["report", "interop", "fitness"],
     ["deciding"],
     ["budget"],
-    ["search", "trials", "followers"],
-    ["culprits"],
-    ["compare", "proof", "building", "distances"],
+    ["search", "trials", "followers", "reasons"],
+    ["culprits", "difference"],
+    ["compare", "proof", "building", "distances", "stages", "weight_difference"],
     ["ranges"],
-    ["pipeline", "planning"],
+    ["pipeline", "planning", "states"],
     ["safety"],
     ["losses"],
     ["placement"],
@@ -38,15 +41,20 @@ ORDER = [
     ["plan", "kernels", "work"],
     ["backends"],
     ["graph", "wire", "calibration"],
+    ["protos", "parts"],
     ["typecheck", "weights", "options", "files", "hashing", "rules", "borders", "flow"],
     ["inputs", "limits"],
     ["precision", "formats", "signature", "schema"],
     ["errors", "trees"],
 ]
 LEVEL = {name: level for level, row in enumerate(ORDER) for name in row}
-FOLDERS = ("exporters", "backends", "interop", "runtime", "passes")
+FOLDERS = ("commands", "batch", "views", "page", "exporters", "backends", "interop", "runtime", "passes")
 FILES = [
     *PACKAGE.glob("*.py"),
+    *PACKAGE.glob("commands/*.py"),
+    *PACKAGE.glob("batch/*.py"),
+    *PACKAGE.glob("views/*.py"),
+    *PACKAGE.glob("page/*.py"),
     *PACKAGE.glob("exporters/*.py"),
     *PACKAGE.glob("backends/*.py"),
     *PACKAGE.glob("interop/*.py"),
@@ -140,4 +148,6 @@ def test_a_wheel_has_the_passes_inside_the_package_and_none_beside_it(tmp_path):
     expected |= {p.relative_to(ROOT).as_posix() for p in PACKAGE.rglob("*.py")}
     assert expected <= set(names)
     assert {n.split("/")[0] for n in names if not n.split("/")[0].endswith(".dist-info")} == {"torch2trt_onnx"}
-    assert "torch2trt_onnx/py.typed" in names
+    data = [p for p in (PACKAGE / "page").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert {p.suffix for p in data} >= {".j2", ".css", ".js", ".LICENSE"}
+    assert {p.relative_to(ROOT).as_posix() for p in data} | {"torch2trt_onnx/py.typed"} <= set(names)
