@@ -44,7 +44,7 @@ def measured(tool: str, model: str, *, build: bool, again: bool, seconds: float)
         tool: one of `PLACES`, or "source" for the model as it is.
         model: its name in the zoo.
         build: whether TensorRT-RTX builds it too.
-        again: measure what is on the disk anew.
+        again: convert anew.
         seconds: the limit of each process.
     """
     path, folder = BENCH / "results" / tool / f"{model}.json", ZOO / model
@@ -53,7 +53,7 @@ def measured(tool: str, model: str, *, build: bool, again: bool, seconds: float)
     found = running.load(path)
     if again or found.get("key") != key:
         fresh = {"key": key, "state": state, **_converted(tool, folder, seconds)}
-        is_same = not again and fresh["made"] == found.get("made", "")
+        is_same = fresh["made"] == found.get("made", "")
         found = {**{part: found[part] for part in FORMS if is_same and part in found}, **fresh}
         running.save(path, found)
     file = _file(tool, folder)
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(ENTRIES), choices=list(ENTRIES), metavar="NAMES")
     parser.add_argument("--tools", nargs="+", default=list(PLACES), choices=list(PLACES), metavar="NAMES")
     parser.add_argument("--no-build", action="store_true", help="no TensorRT-RTX")
-    parser.add_argument("--again", action="store_true", help="measure anew what is there")
+    parser.add_argument("--again", action="store_true", help="convert anew what is there")
     parser.add_argument("--seconds", type=float, default=600, help="the limit of each process")
     parser.add_argument("--write", action="store_true", help="write tools/bench/README.md, from all that is there")
     given = parser.parse_args()
