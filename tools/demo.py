@@ -1,7 +1,8 @@
-"""Two pretrained models from PyPI packages, from PyTorch to a TensorRT-RTX engine; `tools/demo` sets up and calls this.
+"""Pretrained models from PyPI packages, from PyTorch to a TensorRT-RTX engine; `tools/demo` sets up and calls this.
 
 1. silero-vad's voice-activity network, a TorchScript file with an `if` inside, as its author typed it: fp32.
 2. facenet-pytorch's O-Net (face landmarks), with its convolutions in fp16 and its head in fp32, as somebody with a deadline would cast it.
+3. The same network in fp32, as its author left it, lowered to fp16 where that is safe, with ranges measured and an error limit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pretrained
 import torch
 from torch import nn
 
-from torch2trt_onnx import Conversion, ConversionWarning, Input, convert
+from torch2trt_onnx import Conversion, ConversionWarning, Input, convert, page
 from torch2trt_onnx.views.show import show
 
 
@@ -51,7 +52,7 @@ class HalfConvolutions(nn.Module):
 
 
 def main() -> None:
-    """Convert both, print both tables, and keep the second."""
+    """Convert them, print their tables, and keep the last, with its report as a page."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConversionWarning)  # the report shows them
         print("silero-vad: a TorchScript file -> ONNX -> passes -> TensorRT-RTX\n")
@@ -62,8 +63,16 @@ def main() -> None:
         images = Input(min_shape=(1, 3, 48, 48), opt_shape=(4, 3, 48, 48), max_shape=(8, 3, 48, 48))
         conversion: Conversion = convert(traced, [images], {"fp32", "fp16"}, strict=True)
         show(conversion.report, ("layers",))
-    folder = conversion.save(Path(tempfile.gettempdir()) / "torch2trt_onnx-demo")
-    print(f"The second is saved in {folder}; look at it with: .venv/bin/torch2trt-onnx inspect {folder}")
+        print("O-Net as it comes, fp32 -> fp16 where it is safe, with an error limit\n")
+        photos = [[torch.rand(4, 3, 48, 48) * 2 - 1] for _ in range(4)]  # real ones say more
+        lowered: Conversion = convert(
+            pretrained.facenet("ONet").eval(), [images], {"fp32", "fp16"}, calibration=photos, max_error=1e-3
+        )
+        show(lowered.report, ("layers",))
+    folder = lowered.save(Path(tempfile.gettempdir()) / "torch2trt_onnx-demo")
+    page.write(folder / "report.html", page.render(lowered.report))
+    print(f"The last is saved in {folder}; look at it with a browser: {folder / 'report.html'}")
+    print(f"or on the terminal: .venv/bin/torch2trt-onnx inspect {folder}")
 
 
 if __name__ == "__main__":
