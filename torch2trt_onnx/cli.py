@@ -18,6 +18,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from torch2trt_onnx.commands.batch import batch
 from torch2trt_onnx.commands.diff import diff
 from torch2trt_onnx.commands.exits import DIFFERS, FAILED, UNPROVEN, fail
 from torch2trt_onnx.commands.explain import explain
@@ -438,6 +439,7 @@ class _Progress:
         self._last = phase
 
 
+main.add_command(batch)
 main.add_command(diff)
 main.add_command(inspect)
 main.add_command(explain)

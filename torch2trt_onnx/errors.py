@@ -21,6 +21,7 @@
     │   ├── EngineMismatchError      a saved engine is not what its manifest says, or does not fit this TensorRT or this GPU
     │   └── WorkerError              the child process crashed, ran out of time, or out of memory
     ├── ManifestError                a saved folder has no manifest, or one that cannot be read
+    ├── RequestError                 the manifest of a batch cannot be read, or says what nobody can do
     ├── ProofError                   strict, and the engine does not prove what was planned
     └── OutputError                  a file could not be written
 
@@ -125,6 +126,10 @@ class EngineMismatchError(BackendError):
 
 class ManifestError(ConversionError):
     """A saved folder has no manifest, or one that cannot be read."""
+
+
+class RequestError(ConversionError):
+    """The manifest of a batch cannot be read, or says what nobody can do."""
 
 
 class ProofError(ConversionError):
