@@ -150,4 +150,5 @@ def test_a_wheel_has_the_passes_inside_the_package_and_none_beside_it(tmp_path):
     assert {n.split("/")[0] for n in names if not n.split("/")[0].endswith(".dist-info")} == {"torch2trt_onnx"}
     data = [p for p in (PACKAGE / "page").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert {p.suffix for p in data} >= {".j2", ".css", ".js", ".LICENSE"}
+    data += [p for p in (PACKAGE / "batch").iterdir() if p.suffix not in (".py", "")]
     assert {p.relative_to(ROOT).as_posix() for p in data} | {"torch2trt_onnx/py.typed"} <= set(names)

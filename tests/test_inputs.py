@@ -64,6 +64,24 @@ def test_what_is_not_of_that_form_is_refused(text):
         Input.parse(text)
 
 
+@pytest.mark.parametrize("value_range", [None, (0, 9)])
+@pytest.mark.parametrize("row", TYPES, ids=lambda row: row.name)
+def test_numbers_without_pytorch_are_those_with_it(row, value_range):
+    given = Input((4, 5), value_range=value_range)
+    found = given.array((4, 5), row, 1)
+    if row.name in ("bfloat16", "float8_e4m3fn", "int4"):  # NumPy has none of them
+        assert found is None
+    else:
+        expected = given.tensor((4, 5), row, None, 1).numpy()
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_an_example_needs_pytorch():
+    given = Input((2,), example=torch.ones(2))
+    assert given.array((2,), ElementType.of("float32")) is None
+
+
 def test_an_example_is_repeated_and_cut_to_other_shapes():
     given = Input(
         min_shape=(1, 2), opt_shape=(2, 3), max_shape=(4, 5), example=torch.arange(6).reshape(2, 3), dtype="int64"

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +18,15 @@ def blocks(language):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the Python example ran; it leaves the folder `out` and its model as net.pt, beside the rules."""
+    """Where the Python example ran; it leaves the folder `out` and its model as net.pt, beside the rules and the manifest of a batch."""
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "rules.toml").write_text(blocks("toml")[0])
+    (folder / "nets").mkdir()
+    for name, text in zip(("rules.toml", "jobs.toml"), blocks("toml"), strict=True):
+        (folder / name).write_text(text)
     script = folder / "example.py"
     script.write_text("\n".join(blocks("python")) + "\ntorch.jit.script(Net()).save('net.pt')\n")
     subprocess.run([sys.executable, str(script)], cwd=folder, check=True, capture_output=True, timeout=300)
+    shutil.copy(folder / "out" / "model.onnx", folder / "nets" / "small.onnx")
     return folder
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from torch2trt_onnx.formats import Shape
 from torch2trt_onnx.graph import Graph
-from torch2trt_onnx.inputs import Input, to_numpy
+from torch2trt_onnx.inputs import PLAIN, Input, to_numpy
 from torch2trt_onnx.passes.emulate_reduced import EmulateReduced, needs_emulation
 from torch2trt_onnx.precision import ElementType, Precision
 from torch2trt_onnx.sessions import bare_options
@@ -29,7 +29,9 @@ Array = npt.NDArray[np.generic]
 Values = Sequence[tuple[Array, str]]
 """Outputs, each with the name of its type: NumPy holds bf16 as fp32."""
 
-Runner = Callable[[Sequence["torch.Tensor"]], Values]
+Tensors = Sequence["torch.Tensor | Array"]
+Runner = Callable[[Tensors], Values]
+"""A reference in PyTorch is given tensors, one in ONNX Runtime either."""
 
 _STEP = 5e-2  # a number on the border between two steps of the quantizer may fall on either side
 TOLERANCES = {
@@ -157,7 +159,7 @@ class _Case:
     """One shape of the inputs: what goes in, and what the reference makes of it."""
 
     point: str
-    feeds: dict[str, torch.Tensor]
+    feeds: dict[str, torch.Tensor | Array]
     expected: Values
 
 
@@ -182,14 +184,12 @@ def _cases(
         try:
             # Numbers that the binding can hold: both sides get the same.
             tensors = [
-                i.tensor(shape, bindings.get(str(i.name)) or ElementType.of(i.dtype), None, n, values)
-                for n, (i, (shape, values)) in enumerate(zip(reference_inputs, places, strict=True))
+                _numbers(
+                    i, place, bindings.get(str(i.name)) or ElementType.of(i.dtype), n, needs_torch=device is not None
+                )
+                for n, (i, place) in enumerate(zip(reference_inputs, places, strict=True))
             ]
-            own = [  # copies, because a model may write into its input
-                t.to(device, ElementType.of(i.dtype).torch, copy=True)
-                for i, t in zip(reference_inputs, tensors, strict=True)
-            ]
-            expected = reference(own)
+            expected = reference([_own(t, i, device) for i, t in zip(reference_inputs, tensors, strict=True)])
         except Exception as error:  # whatever the user's own code raises; and PyTorch makes no int4 numbers
             if point == "opt":
                 raise _ReferenceError(_line(error)) from error
@@ -198,6 +198,24 @@ def _cases(
         feeds = {str(i.name): t for i, t in zip(reference_inputs, tensors, strict=True)}
         cases.append(_Case(point, feeds, expected))
     return cases
+
+
+def _numbers(
+    wanted: Input, place: tuple[Shape, Shape | None], kind: ElementType, seed: int, *, needs_torch: bool
+) -> torch.Tensor | Array:
+    """What goes in at one input; without PyTorch where that is not needed."""
+    shape, values = place
+    found = wanted.array(shape, kind, seed, values) if not needs_torch else None
+    return found if found is not None else wanted.tensor(shape, kind, None, seed, values)
+
+
+def _own(given: torch.Tensor | Array, wanted: Input, device: torch.device | None) -> torch.Tensor | Array:
+    """A copy in the type of the reference, which may write into its input."""
+    kind = ElementType.of(wanted.dtype)
+    if not isinstance(given, np.ndarray):
+        return given.to(device, kind.torch, copy=True)
+    rounded = given.astype(kind.numpy)
+    return rounded if kind.numpy.kind in PLAIN else rounded.astype(np.float32)
 
 
 class OnnxRunner:
@@ -216,16 +234,20 @@ class OnnxRunner:
         self.types = [ElementType.of(onnx_type(tensor)).name for tensor in graph.ir.outputs]
         self.session: Any = ort.InferenceSession(str(model), bare_options(), providers=["CPUExecutionProvider"])
 
-    def __call__(self, feeds: Mapping[str, torch.Tensor]) -> Values:
+    def __call__(self, feeds: Mapping[str, torch.Tensor | Array]) -> Values:
         """The outputs, in the order of the graph, under the types that they have there."""
-        given = {i.name: to_numpy(feeds[i.name]) for i in self.session.get_inputs()}
+        given = {i.name: _plain(feeds[i.name]) for i in self.session.get_inputs()}
         return list(zip(self.session.run(None, given), self.types, strict=True))
+
+
+def _plain(given: torch.Tensor | Array) -> Array:
+    return given if isinstance(given, np.ndarray) else to_numpy(given)
 
 
 def torch_runner(eager: Callable[..., Sequence[torch.Tensor]]) -> Runner:
     """A reference from a PyTorch callable of flat tensors."""
 
-    def call(tensors: Sequence[torch.Tensor]) -> Values:
+    def call(tensors: Tensors) -> Values:
         import torch
 
         with torch.no_grad():
@@ -237,7 +259,7 @@ def torch_runner(eager: Callable[..., Sequence[torch.Tensor]]) -> Runner:
 def onnx_runner(model: Path, graph: Graph, names: Sequence[str]) -> Runner:
     """A reference from an ONNX file, of tensors in the order of `names`; loaded anew for each call, and let go after it."""
 
-    def call(tensors: Sequence[torch.Tensor]) -> Values:
+    def call(tensors: Tensors) -> Values:
         return OnnxRunner(model, graph)(dict(zip(names, tensors, strict=True)))
 
     return call

@@ -47,6 +47,11 @@ class ConversionError(Exception):
         rows += [f"  {label}: {text}" for label, text in (("where", where), ("why", why), ("fix", fix)) if text]
         super().__init__("\n".join(rows))
 
+    @property
+    def line(self) -> str:
+        """What, where and why, in one line."""
+        return " | ".join(" ".join(part.split()) for part in (self.what, self.where, self.why) if part)
+
 
 class InputError(ConversionError):
     """The inputs do not fit each other, or the model."""

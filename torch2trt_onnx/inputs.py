@@ -22,6 +22,9 @@ Range = tuple[Shape, Shape, Shape]
 """The smallest, the best and the largest shape (or values) of one optimization profile."""
 
 VALUES, RANGE = "values=", "range="
+PLAIN = "fiub"
+"""Kinds of types that NumPy has by itself: bf16, fp8 and int4 are none."""
+
 FORMATS = (*TORCH_FORMATS, *TENSORRT_FORMATS)
 
 
@@ -226,6 +229,21 @@ class Input:
         # TensorRT's own formats lay out the same numbers; the model, and whoever compares with it, sees them row-major.
         plain = self.format not in TORCH_FORMATS
         return data.contiguous(memory_format=torch.contiguous_format if plain else getattr(torch, self.format))
+
+    def array(
+        self, shape: Shape, dtype: ElementType, seed: int = 0, values: Shape | None = None
+    ) -> npt.NDArray[np.generic] | None:
+        """As `tensor`, without PyTorch, whose import takes a second; None where it needs that.
+
+        Args:
+            shape: of the array.
+            dtype: of the array.
+            seed: keeps several inputs apart.
+            values: of a shape tensor; see `at`.
+        """
+        if self.example is not None or dtype.numpy.kind not in PLAIN:
+            return None
+        return self.numbers(shape, dtype, seed, values).astype(dtype.numpy)
 
     def numbers(
         self, shape: Shape, dtype: ElementType, seed: int = 0, values: Shape | None = None

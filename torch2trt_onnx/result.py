@@ -175,6 +175,11 @@ class Conversion:
         path, product = (folder / ENGINE, manifest.engine.product) if manifest.engine is not None else (None, "")
         return cls(report, folder / ONNX, path, signature=signature, product=product, manifest=manifest)
 
+    def rename(self, name: str) -> None:
+        """Call its model otherwise, in the report and the manifest."""
+        self.report.source = name
+        self._manifest = replace(self._manifest, source={**self._manifest.source, "name": name})
+
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "a Conversion owns a temporary folder, and cannot be pickled or copied: save it, and load it with Conversion.load"
