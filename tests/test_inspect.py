@@ -356,12 +356,13 @@ def on_a_terminal(*words, rows=24, columns=100, **env):
     """What a command writes to a terminal of its own."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    others = {name: value for name, value in os.environ.items() if name not in ("LINES", "COLUMNS")}  # xdist sets them
     process = subprocess.Popen(
         [*COMMAND, *map(str, words)],
         stdin=slave,
         stdout=slave,
         stderr=slave,
-        env={**os.environ, "TERM": "xterm", **env},
+        env={**others, "TERM": "xterm", **env},
     )
     os.close(slave)
     told = b""
