@@ -79,7 +79,7 @@ class TestBatch:
 
         found = batch(manifest, tmp_path / "out", on_event=change)
         assert statuses(found) == {"small": "done", "net0": "failed"} and late
-        assert "changed while it was converted" in found.results[-1].reason
+        assert "were changed while it was converted" in found.results[-1].reason
         assert statuses(batch(manifest, tmp_path / "out")) == {"small": "reused", "net0": "done"}
 
     def test_some_jobs_are_chosen_by_a_glob_and_the_lines_of_others_stay(self, write, tmp_path):

@@ -137,15 +137,20 @@ def find_backend(name: str | None) -> Backend | None:
 
 @functools.cache
 def probed(product: str) -> dict[str, Any]:
-    """What the library of a product says of itself, from a child process: it may crash where it finds no driver."""
-    with tempfile.TemporaryDirectory(prefix="torch2trt_onnx-") as folder:
-        try:
-            return worker.run(
-                WORKER, {"product": product}, Path(folder), model_name="its start", timeout=120, memory_limit=None
-            )
-        except WorkerError as error:
-            problem = ": ".join(filter(None, (error.what, error.why)))
-            return {"version": library.version(product), "capabilities": {}, "problem": problem}
+    """What the library of a product says of itself, from a child process: it may crash where it finds no driver.
+
+    Asked twice, where the first child fails: on a machine that is short of memory the system may have ended it.
+    """
+    problem = ""
+    for _ in range(2):
+        with tempfile.TemporaryDirectory(prefix="torch2trt_onnx-") as folder:
+            try:
+                return worker.run(
+                    WORKER, {"product": product}, Path(folder), model_name="its start", timeout=120, memory_limit=None
+                )
+            except WorkerError as error:
+                problem = ": ".join(filter(None, (error.what, error.why)))
+    return {"version": library.version(product), "capabilities": {}, "problem": problem}
 
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch2trt_onnx.batch.result import CANCELLED, FAILED, MEMORY, REUSED, TIMEO
 from torch2trt_onnx.batch.store import Store
 from torch2trt_onnx.errors import SourceError
 
-CHANGED = "its files were changed while it was converted | run the same command again"
+CHANGED = "its files, or what converts them, were changed while it was converted | run the same command again"
 
 
 def attempt(
@@ -49,7 +49,7 @@ def attempt(
 
 
 def _attempt(store: Store, job: Job, tell: Callable[[Event], None], retry_failed: bool, **how: Any) -> Result | None:
-    key = keys.key(job)
+    key, why = keys.known(job)
     with store.lock(key) as is_ours:
         if not is_ours:
             return None
@@ -61,7 +61,8 @@ def _attempt(store: Store, job: Job, tell: Callable[[Event], None], retry_failed
             result = replace(running.run(job, place, tell, **how), key=key)
             if result.status == CANCELLED:
                 return result
-            if keys.key(job) != key:  # what came of the new files must not lie under the hash of the old ones
+            if keys.key(job) != key or (result.ok and why):
+                # What came of the new files must not lie under the hash of the old ones, nor what was done under that of an error.
                 return Result(job.name, "", FAILED, CHANGED, CHANGED, is_final=False)
             result = store.commit(place, result)
             store.name(job.name, key)

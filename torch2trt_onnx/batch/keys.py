@@ -16,14 +16,19 @@ UNCOUNTED = ("name", "shown", "home", "timeout", "memory", "retries", "resources
 
 
 def key(job: Job) -> str:
-    """The name of what a job would make; see `identity.key`. Two jobs with one key make the same.
+    """The name of what a job would make; see `identity.key`. Two jobs with one key make the same."""
+    return known(job)[0]
+
+
+def known(job: Job) -> tuple[str, str]:
+    """The key of a job, and why it cannot be done; "" where nothing is known against it.
 
     A job that cannot be done because a file is missing or wrong has a key too: of what it says, of that file, and of what is wrong. Once
     it is mended the key is another.
     """
     try:
         given = settings.arguments(job)
-        return identity.key(
+        found = identity.key(
             source_sha256=sources.sha256(job),
             inputs=given["inputs"],
             outputs=given["outputs"],
@@ -37,7 +42,9 @@ def key(job: Job) -> str:
         called = job.shown or job.model  # what was fetched has another path each time
         told = {**job.to_json(), "model": called}
         said = {name: value for name, value in told.items() if name not in UNCOUNTED}
-        return hash_json([type(error).__name__, str(error).replace(job.model, called), said, _bytes(job)])
+        why = str(error).replace(job.model, called)
+        return hash_json([type(error).__name__, why, said, _bytes(job)]), why
+    return found, ""
 
 
 def _bytes(job: Job) -> str:
