@@ -76,3 +76,10 @@ def tensorrt(monkeypatch, tmp_path):
 
     yield install
     backends.probed.cache_clear()
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    """The `folder` of a test file as the current one: what is shown names files as they were given."""
+    monkeypatch.chdir(folder)
+    return folder

@@ -14,6 +14,7 @@ from torch2trt_onnx.graph import PREFIX
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 WIDTH = 32
+INPUTS = ("-i", "tokens:2x16x32", "-i", "flag:scalar:bool")
 
 
 def layers_model() -> onnx.ModelProto:
@@ -41,6 +42,15 @@ def layers_model() -> onnx.ModelProto:
         weights,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def convert_layers(place, *options):
+    """Put in a folder `layers.onnx`, its conversion `layers` with stages, and `built`, that with an engine."""
+    onnx.save(layers_model(), place / "layers.onnx")
+    words = ("convert", place / "layers.onnx", *INPUTS, "-p", "fp32,fp16", *options)
+    stages = ("--keep-stages", place / "layers" / "stages")
+    assert run(*words, "--backend", "none", "-o", place / "layers", *stages).exit_code == 0
+    assert run(*words, "--backend", "rtx", "-o", place / "built").exit_code == 0
 
 
 def static_model() -> onnx.ModelProto:

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import onnx
 import pytest
-from shown import assert_snapshot, layers_model, plain, run, static_model
+from shown import assert_snapshot, convert_layers, layers_model, plain, run, static_model
 
 from torch2trt_onnx.explanation import Stories
 from torch2trt_onnx.inspection import read
 
-INPUTS = ("-i", "tokens:2x16x32", "-i", "flag:scalar:bool")
 FIRST, SECOND = (f"/encoder/layers/{i}/attention/query/MatMul" for i in range(2))
 RELU, HEAD = "/encoder/layers/0/attention/query/Relu", "/classifier/head/MatMul"
 RULES = """[[rule]]
@@ -29,20 +28,9 @@ precision = "fp16"
 def folder(tmp_path_factory):
     """Holds `layers.onnx`, its conversion `layers` by rules, with stages, and `built`, that with an engine."""
     place = tmp_path_factory.mktemp("explain")
-    onnx.save(layers_model(), place / "layers.onnx")
     (place / "rules.toml").write_text(RULES)
-    words = ("convert", place / "layers.onnx", *INPUTS, "-p", "fp32,fp16", "--rules", place / "rules.toml")
-    stages = ("--keep-stages", place / "layers" / "stages")
-    assert run(*words, "--backend", "none", "-o", place / "layers", *stages).exit_code == 0
-    assert run(*words, "--backend", "rtx", "-o", place / "built").exit_code == 0
+    convert_layers(place, "--rules", place / "rules.toml")
     return place
-
-
-@pytest.fixture
-def here(folder, monkeypatch):
-    """The same as the current folder: what is shown names files as they were given."""
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def told(*words):

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from shown import assert_snapshot, layers_model, long_model, plain, run, static_model
+from shown import assert_snapshot, convert_layers, layers_model, long_model, plain, run, static_model
 
 from torch2trt_onnx import convert, facets, selection, tallies
 from torch2trt_onnx.commands import inspect as command
@@ -31,7 +31,6 @@ from torch2trt_onnx.selection import Only, natural, select
 from torch2trt_onnx.views.columns import DOTS, Listing, Styled, shortened
 from torch2trt_onnx.views.show import PARTS
 
-INPUTS = ("-i", "tokens:2x16x32", "-i", "flag:scalar:bool")
 COMMAND = (sys.executable, "-m", "torch2trt_onnx.cli")
 FIRST = "/encoder/layers/0/attention/query/MatMul"
 
@@ -40,19 +39,8 @@ FIRST = "/encoder/layers/0/attention/query/MatMul"
 def folder(tmp_path_factory):
     """Holds `layers.onnx`, its conversion `layers` with stages, and `built`, that with an engine."""
     place = tmp_path_factory.mktemp("inspect")
-    onnx.save(layers_model(), place / "layers.onnx")
-    words = ("convert", place / "layers.onnx", *INPUTS, "-p", "fp32,fp16")
-    kept = ("--keep-stages", place / "layers" / "stages")
-    assert run(*words, "--backend", "none", "-o", place / "layers", *kept).exit_code == 0
-    assert run(*words, "--backend", "rtx", "-o", place / "built").exit_code == 0
+    convert_layers(place)
     return place
-
-
-@pytest.fixture
-def here(folder, monkeypatch):
-    """The same as the current folder: what is shown names files as they were given."""
-    monkeypatch.chdir(folder)
-    return folder
 
 
 @pytest.mark.parametrize("width", [80, 160])

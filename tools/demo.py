@@ -19,6 +19,10 @@ from torch import nn
 from torch2trt_onnx import Conversion, ConversionWarning, Input, convert, page
 from torch2trt_onnx.views.show import show
 
+WORDS = """What the engine proves of each node: honoured (it runs as planned), fused (inside a layer whose borders are as planned),
+folded (it is gone: a constant, or a move that moves nothing), overridden (it runs in another precision), unverifiable (no evidence).
+"""
+
 
 class HalfConvolutions(nn.Module):
     """O-Net with everything up to the flattening in fp16, and its three heads in fp32."""
@@ -55,15 +59,16 @@ def main() -> None:
     """Convert them, print their tables, and keep the last, with its report as a page."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConversionWarning)  # the report shows them
+        print(WORDS)
         print("silero-vad: a TorchScript file -> ONNX -> passes -> TensorRT-RTX\n")
         audio, state = torch.randn(1, 576), torch.zeros(2, 1, 128)
         show(convert(pretrained.silero(), [audio, state]).report, ("bindings",))
-        print("O-Net: convolutions in fp16, heads in fp32, traced to TorchScript -> ONNX -> passes -> TensorRT-RTX\n")
+        print("\nO-Net: convolutions in fp16, heads in fp32, traced to TorchScript -> ONNX -> passes -> TensorRT-RTX\n")
         traced = torch.jit.trace(HalfConvolutions().eval(), torch.randn(4, 3, 48, 48))
         images = Input(min_shape=(1, 3, 48, 48), opt_shape=(4, 3, 48, 48), max_shape=(8, 3, 48, 48))
         conversion: Conversion = convert(traced, [images], {"fp32", "fp16"}, strict=True)
         show(conversion.report, ("layers",))
-        print("O-Net as it comes, fp32 -> fp16 where it is safe, with an error limit\n")
+        print("\nO-Net as it comes, fp32 -> fp16 where it is safe, with an error limit\n")
         torch.manual_seed(0)
         photos = [[torch.rand(4, 3, 48, 48) * 2 - 1] for _ in range(4)]  # real ones say more
         lowered: Conversion = convert(
