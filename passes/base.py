@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,14 @@ class Change:
     action: str
     why: str
     warn: bool = False
+
+
+QUOTED = re.compile(r"'([^']+)'")
+
+
+def mentioned(node: str, action: str) -> set[str]:
+    """What a change tells of: its node, and the nodes and tensors that its words quote ("reads what '/Cast' reads")."""
+    return {node, *QUOTED.findall(action)}
 
 
 class Pass(ABC):

@@ -10,6 +10,7 @@ from test_page import HOSTILE, Tags
 
 from torch2trt_onnx.batch import overview
 from torch2trt_onnx.batch.result import Result, Summary
+from torch2trt_onnx.batch.store import Store
 
 needs_browser = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing() or "there is one")
 
@@ -94,10 +95,12 @@ def test_two_thousand_jobs_are_less_than_3_megabytes(out):
 
 
 def test_it_takes_the_place_of_an_older_one_whole(out):
-    overview.write(out, Summary(RESULTS[:1], 1.0), "jobs.toml")
-    path = overview.write(out, SUMMARY, "jobs.toml")
-    assert path.read_text() == overview.render(SUMMARY, "jobs.toml", out)
-    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
+    with Store(out) as store:
+        for summary in (Summary(RESULTS[:1], 1.0), SUMMARY):
+            store.publish(overview.NAME, overview.render(summary, "jobs.toml", out))
+    assert (out / overview.NAME).read_text() == overview.render(SUMMARY, "jobs.toml", out)
+    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == [".state"]
+    assert list((out / ".state" / "runs").iterdir()) == []
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +112,7 @@ def chromium():
 @pytest.fixture
 def visit(chromium, out):
     """Opens the page; that nothing goes wrong in it, and that it asks for nothing, is part of each test."""
-    overview.write(out, SUMMARY, "jobs.toml")
+    (out / overview.NAME).write_text(overview.render(SUMMARY, "jobs.toml", out))
     contexts, wrong = [], []
 
     def go(width=1280, theme="light", **options):

@@ -106,10 +106,10 @@ class TestBatch:
             assert "the module tensorrt is not installed" in result.reason
 
     def test_a_bug_of_ours_is_the_result_of_one_job(self, tmp_path, monkeypatch):
-        def known(job):
+        def named(job):
             return {"a": ("0" * 64, "")}[job.name]
 
-        monkeypatch.setattr("torch2trt_onnx.batch.keys.known", known)
+        monkeypatch.setattr("torch2trt_onnx.batch.keys.named", named)
         jobs = tuple(onnx_job(write_onnx(tmp_path / f"{name}.onnx")) for name in ("a", "b"))
         found = batch(Batch(tmp_path / "m", jobs), tmp_path / "out")
         assert statuses(found) == {"a": "done", "b": "crashed"}

@@ -1,7 +1,8 @@
 """The command `torch2trt-onnx`: arguments in, tables and exit codes out; the work is done elsewhere.
 
 Exit codes: 0 done; 1 the model could not be converted, or the file not read; 2 the command line is wrong; 3 the engine does not
-prove the plan, where that was required; 4 converted and written, but the numbers differ from the model's beyond the tolerance.
+prove the plan, where that was required; 4 converted and written, but the numbers differ from the model's beyond the tolerance, or `diff`
+was asked to tell and found something; 5 some jobs of a batch went well, and some did not.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def main() -> None:
     """Convert PyTorch models to TensorRT, in the precisions that their authors chose.
 
     Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the engine does not prove the plan, where that was required; 4 converted, but the numbers
-    differ beyond the tolerance.
+    differ beyond the tolerance, or diff was asked to tell and found something; 5 some jobs of a batch went well, and some did not.
     """
 
 

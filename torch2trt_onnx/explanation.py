@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,15 +10,13 @@ from typing import Any
 
 from torch2trt_onnx.backends.layers import EngineLayer
 from torch2trt_onnx.errors import SourceError
+from torch2trt_onnx.passes.base import mentioned
 from torch2trt_onnx.plan import NodePlan
 from torch2trt_onnx.report import NodeReport, Report, Weight, network_label
 from torch2trt_onnx.rules import pattern
 
 NEAR = 5
 """How many names are suggested where one is not found."""
-
-QUOTED = re.compile(r"'([^']+)'")
-"""The tensors that the words of a change name."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ class Stories:
         """Node or tensor -> the places of the changes that name it."""
         found: dict[str, list[int]] = {}
         for place, (_, node, action, _) in enumerate(self.report.changes):
-            for name in {node, *QUOTED.findall(action)}:
+            for name in mentioned(node, action):
                 found.setdefault(name, []).append(place)
         return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +11,10 @@ import onnx
 from torch2trt_onnx import passes, stages
 from torch2trt_onnx.difference import Difference, Line, compare
 from torch2trt_onnx.errors import SourceError
+from torch2trt_onnx.passes.base import mentioned
 from torch2trt_onnx.stages import Stage
 from torch2trt_onnx.states import State, attributes, planned
 from torch2trt_onnx.weights import graphs
-
-QUOTED = re.compile(r"'([^']+)'")
 
 DECIDES = "Decide what each node runs in."
 
@@ -150,7 +148,7 @@ class _Story:
     def __init__(self, step: Stage) -> None:
         self._says: dict[str, str] = {}
         for node, action, why in step.changes:
-            for name in (node, *QUOTED.findall(action)):  # "reads what '/Cast' reads" tells of that Cast, too
+            for name in mentioned(node, action):
                 self._says.setdefault(name, f"{action}: {why}")
         self._says |= {node: f"{action}: {why}" for node, action, why in step.changes}
         made_by = getattr(passes, step.name, None)

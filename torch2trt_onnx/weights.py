@@ -178,14 +178,14 @@ class WeightStore:
         before, after = _around(model.graph, onnx.GraphProto.INITIALIZER_FIELD_NUMBER)
         first, last = _around(model, onnx.ModelProto.GRAPH_FIELD_NUMBER)
         graph = _head(onnx.ModelProto.GRAPH_FIELD_NUMBER, len(before) + size + len(after))
-        # A saved model has its weights inside already, and no store beside it.
-        with path.open("wb") as target, (self.path if self.path.exists() else path).open("rb") as source:
+        with path.open("wb") as target:
             for part in chain((first, graph, before), *initializers, (after, last)):
                 if isinstance(part, bytes):
                     target.write(part)
-                else:
-                    source.seek(part[0])
-                    _copy(source, target, part[1])
+                else:  # a saved model has none, and no store beside it
+                    with self.path.open("rb") as source:
+                        source.seek(part[0])
+                        _copy(source, target, part[1])
 
     def _parts(self, tensor: TensorProto) -> list[Part]:
         """An initializer in protobuf's wire format: bytes, and places in the store."""

@@ -6,7 +6,6 @@ The way of a job: `request` reads it from a manifest; `pool` or `cluster` runs i
 
 from __future__ import annotations
 
-import fnmatch
 import signal
 import threading
 import time
@@ -64,7 +63,7 @@ def batch(
 
     start = time.monotonic()
     given = manifest if isinstance(manifest, Batch) else read(manifest)
-    wanted = [job for job in given.jobs if only is None or fnmatch.fnmatch(job.name, only)]
+    wanted = given.called(only)
     tell = _serial(on_event)
     found: dict[str, Result] = {}
     interrupted, notes = False, dict[str, None]()

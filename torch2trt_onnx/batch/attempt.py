@@ -49,19 +49,19 @@ def attempt(
 
 
 def _attempt(store: Store, job: Job, tell: Callable[[Event], None], retry_failed: bool, **how: Any) -> Result | None:
-    key, why = keys.known(job)
+    key, trouble = keys.named(job)
     with store.lock(key) as is_ours:
         if not is_ours:
             return None
-        if (known := earlier(store, job, key, retry_failed=retry_failed)) is not None:
-            return known
+        if (found := earlier(store, job, key, retry_failed=retry_failed)) is not None:
+            return found
         tell(Event(job.name, STARTED))
         place = store.place()
         try:
             result = replace(running.run(job, place, tell, **how), key=key)
             if result.status == CANCELLED:
                 return result
-            if keys.key(job) != key or (result.ok and why):
+            if keys.key(job) != key or (result.ok and trouble):
                 # What came of the new files must not lie under the hash of the old ones, nor what was done under that of an error.
                 return Result(job.name, "", FAILED, CHANGED, CHANGED, is_final=False)
             result = store.commit(place, result)

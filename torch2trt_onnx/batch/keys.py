@@ -17,11 +17,11 @@ UNCOUNTED = ("name", "shown", "home", "timeout", "memory", "retries", "resources
 
 def key(job: Job) -> str:
     """The name of what a job would make; see `identity.key`. Two jobs with one key make the same."""
-    return known(job)[0]
+    return named(job)[0]
 
 
-def known(job: Job) -> tuple[str, str]:
-    """The key of a job, and why it cannot be done; "" where nothing is known against it.
+def named(job: Job) -> tuple[str, str]:
+    """What a job's result is called, and why the job cannot be done; "" where nothing is known against it.
 
     A job that cannot be done because a file is missing or wrong has a key too: of what it says, of that file, and of what is wrong. Once
     it is mended the key is another.

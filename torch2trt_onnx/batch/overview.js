@@ -42,15 +42,6 @@ function turn(key) {
   document.querySelector(".jobs tbody").append(...rows.sort(order));
 }
 
-by("theme").addEventListener("click", () => {
-  const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-  const next = (document.documentElement.dataset.theme || system) === "dark" ? "light" : "dark";
-  document.documentElement.dataset.theme = next;
-  try {
-    localStorage.setItem("torch2trt_onnx-theme", next);
-  } catch {} // not kept, then
-});
-
 if (rows.length) {
   for (const head of document.querySelectorAll(".jobs th")) {
     const button = document.createElement("button");

@@ -14,7 +14,6 @@ from urllib.parse import quote
 from torch2trt_onnx import page
 from torch2trt_onnx.batch import sentences
 from torch2trt_onnx.batch.result import CANCELLED, OK, Result, Summary
-from torch2trt_onnx.page import words
 from torch2trt_onnx.page.summary import BAD, GOOD, UNKNOWN
 
 NAME, REPORT, LOG = "overview.html", "report.html", "log.txt"
@@ -53,22 +52,6 @@ class Row:
         return sum(part for name, part in self.shares if name != "fp32")
 
 
-def write(out: Path, found: Summary, title: str) -> Path:
-    """Write the page, whole or not at all.
-
-    Args:
-        out: the folder of all results.
-        found: what became of the jobs.
-        title: of the page.
-
-    Raises:
-        OSError: of the file system.
-    """
-    path = out / NAME
-    page.write(path, render(found, title, out))
-    return path
-
-
 def render(found: Summary, title: str, out: Path) -> str:
     """The page: one file, which asks for no other.
 
@@ -77,24 +60,14 @@ def render(found: Summary, title: str, out: Path) -> str:
         title: of the page.
         out: the folder that it will lie in, to link what is there.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {name: getattr(words, name) for name in ("counted", "error", "share", "size")}
-    environment.filters["lasting"] = sentences.lasting
     early, script = page.text("js/theme.js"), (FOLDER / "overview.js").read_text(encoding="utf-8")
-    return environment.get_template("overview.html.j2").render(
+    return page.template(FOLDER / "overview.html.j2").render(
         title=title,
         summary=found,
         rows=list(_rows(found, out)),
         tones={status: _tone(status) for status in found.counts},
         proof=sentences.proof,
+        lasting=sentences.lasting,
         version=importlib.metadata.version("torch2trt_onnx"),
         style=page.text("page.css") + (FOLDER / "overview.css").read_text(encoding="utf-8"),
         early=early,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ class Batch:
 
     path: Path
     jobs: tuple[Job, ...]
+
+    def called(self, pattern: str | None) -> list[Job]:
+        """The jobs whose names a glob matches; all without one."""
+        return [job for job in self.jobs if pattern is None or fnmatch.fnmatch(job.name, pattern)]
 
     def problems(self) -> list[str]:
         """What can be seen to go wrong before anything is converted: files that are not there, rules that cannot be read."""

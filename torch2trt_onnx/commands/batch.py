@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import sys
 from collections.abc import Sequence
@@ -60,7 +59,7 @@ def batch(manifest: Path, output: Path | None, **given: Any) -> None:
 
     try:
         found = read(manifest)
-        wanted = [job for job in found.jobs if given["only"] is None or fnmatch.fnmatch(job.name, given["only"])]
+        wanted = found.called(given["only"])
         if not wanted and found.jobs:
             raise click.UsageError(
                 f"no job is called like {given['only']!r}: {', '.join(job.name for job in found.jobs[:5])}, ..."

@@ -11,14 +11,19 @@ import hashlib
 import importlib.metadata
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch2trt_onnx.files import replace_atomically
 from torch2trt_onnx.page import payload, sections, summary, words
 from torch2trt_onnx.page.curve import curve
 from torch2trt_onnx.report import Report
 
+if TYPE_CHECKING:
+    import jinja2
+
 FOLDER = Path(__file__).parent
 LIBRARIES = ("d3-hierarchy", "dagre")
+FILTERS = ("amount", "counted", "error", "share", "shape", "size")
 SCRIPTS = ("dom", "data", "modules", "tooltip", "treemap", "tree", "picture", "filters", "nodes", "graph", "neighbours", "story",
            "changes", "main")  # fmt: skip
 """The files of the page's own script, each of which uses what stands before it."""
@@ -37,20 +42,8 @@ def write(path: Path, text: str) -> None:
 
 def render(report: Report) -> str:
     """The page: one file, which asks for no other."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {
-        name: getattr(words, name) for name in ("amount", "counted", "error", "share", "shape", "size")
-    }
     early, script = text("js/theme.js"), _script()
-    return environment.get_template("page.html.j2").render(
+    return template(FOLDER / "page.html.j2").render(
         report=report,
         shares=summary.shares(report),
         statements=list(summary.statements(report)),
@@ -68,6 +61,21 @@ def render(report: Report) -> str:
         hashes=[digest(early), digest(script)],
         data=payload.encode(report),
     )
+
+
+def template(path: Path) -> jinja2.Template:
+    """A template, which escapes what it is given, knows the filters of `words`, and refuses names that it is not given."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(path.parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {name: getattr(words, name) for name in FILTERS}
+    return environment.get_template(path.name)
 
 
 def _script() -> str:

@@ -14,15 +14,6 @@ function decoded(text) {
   }
 }
 
-by("theme").addEventListener("click", () => {
-  const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-  const next = (document.documentElement.dataset.theme || system) === "dark" ? "light" : "dark";
-  document.documentElement.dataset.theme = next;
-  try {
-    localStorage.setItem("torch2trt_onnx-theme", next);
-  } catch {} // not kept, then
-});
-
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     if (document.activeElement === by("search") && by("search").value) return; // the field clears itself
