@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
+import pytest
 from onnx import numpy_helper
 
 from torch2trt_onnx import Options, pipeline
@@ -226,3 +227,13 @@ def assert_rewrites(
     assert scene.run(*passes) == [], "a second run finds something to do"
     assert scene.proto().SerializeToString(deterministic=True) == text
     return changes
+
+
+def rewrites(cases):
+    """A test for each sentence; a case is (before, after) or (before, after, options of assert_rewrites)."""
+    return pytest.mark.parametrize("case", [pytest.param(case, id=sentence) for sentence, case in cases.items()])
+
+
+def check(case, *passes):
+    before, after, *options = case
+    return assert_rewrites(before, after, passes, **(options[0] if options else {}))
