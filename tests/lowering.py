@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import torch
+from graphs import parse
 from torch import nn
 
 from torch2trt_onnx import ConversionWarning, convert
@@ -20,6 +21,15 @@ ARRAYS = {
     "lowest": np.array(np.finfo(np.float32).min, np.float32),
     "row": np.ones((1, 4), np.float32),
 }
+
+
+SQUARED = """g (float[2,4] x) => (float[2,4] y) {
+    s = Mul(x, x)  a = MatMul(x, w)  b = Sigmoid(a)  c = Div(s, thousand)  y = Add(b, c) }"""
+REAL = np.full((2, 4), 400, np.float32)  # its squares are beyond 65504
+
+
+def squared():
+    return parse(SQUARED, ARRAYS)
 
 
 def run(model, precisions=BOTH, inputs=None, *, backend="none", **asked):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import Layers
 from graphs import Scene, parse
-from lowering import ARRAYS, BOTH, HALF, X, computed, error_of, kept, planned, run
+from lowering import ARRAYS, BOTH, HALF, REAL, X, computed, error_of, kept, planned, run, squared
 from test_semantics import IMAGE, PROVEN, Quantized, casts, runs
 from torch import nn
 from torch.nn import functional
@@ -212,15 +212,6 @@ class TestProof:
         norms = {"LayerNormalization": 2}
         assert [sum(op in name for name in kept(fixed)["OperatorRisk"]) for op in norms] == [2]
         assert len(kept(dynamic)["OperatorRisk"]) == 2
-
-
-SQUARED = """g (float[2,4] x) => (float[2,4] y) {
-    s = Mul(x, x)  a = MatMul(x, w)  b = Sigmoid(a)  c = Div(s, thousand)  y = Add(b, c) }"""
-REAL = np.full((2, 4), 400, np.float32)  # its squares are beyond 65504
-
-
-def squared():
-    return parse(SQUARED, ARRAYS)
 
 
 class TestNothingToLower:

@@ -9,20 +9,12 @@ import numpy as np
 import pytest
 import torch
 from graphs import outputs, parse
-from lowering import ARRAYS, BOTH, computed, kept, planned, run
+from lowering import ARRAYS, BOTH, REAL, computed, kept, planned, run, squared
 from torch import nn
 
 from torch2trt_onnx import Input, convert
 from torch2trt_onnx.errors import CalibrationError, InputError
 from torch2trt_onnx.graph import PREFIX
-
-SQUARED = """g (float[2,4] x) => (float[2,4] y) {
-    s = Mul(x, x)  a = MatMul(x, w)  b = Sigmoid(a)  c = Div(s, thousand)  y = Add(b, c) }"""
-REAL = np.full((2, 4), 400, np.float32)  # its squares are beyond 65504
-
-
-def squared():
-    return parse(SQUARED, ARRAYS)
 
 
 class TestCalibration:

@@ -12,19 +12,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 from graphs import parse
-from lowering import ARRAYS, BOTH, kept
+from lowering import BOTH, REAL, kept, squared
 
 from torch2trt_onnx import ErrorLimit, convert
 from torch2trt_onnx.cli import main
 from torch2trt_onnx.errors import InputError
-
-SQUARED = """g (float[2,4] x) => (float[2,4] y) {
-    s = Mul(x, x)  a = MatMul(x, w)  b = Sigmoid(a)  c = Div(s, thousand)  y = Add(b, c) }"""
-REAL = np.full((2, 4), 400, np.float32)  # its squares are beyond 65504
-
-
-def squared():
-    return parse(SQUARED, ARRAYS)
 
 
 class TestCache:
