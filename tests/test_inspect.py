@@ -221,10 +221,33 @@ class TestEngine:
         done = run("inspect", tmp_path / "out" / "model.engine")
         assert done.exit_code == 1 and "not the one that the report beside it tells of" in done.stderr
 
-    def test_an_engine_alone_says_what_to_do(self, folder, tmp_path):
+    def test_an_engine_alone_says_what_to_do_where_it_cannot_be_loaded(self, folder, tmp_path):
+        """TensorRT-RTX loads none without a GPU."""
         shutil.copy(folder / "built" / "model.engine", tmp_path / "lone.engine")
         done = run("inspect", tmp_path / "lone.engine")
-        assert done.exit_code == 1 and "an engine alone cannot be read" in done.stderr and "fix: " in done.stderr
+        assert done.exit_code == 1 and "the engine cannot be read here" in done.stderr and "fix: " in done.stderr
+        assert "TensorRT: not installed; TensorRT-RTX: " in done.stderr and "CUDA" in done.stderr
+
+    @pytest.mark.parametrize("version", ["8.6", "10.13", "11.0"])
+    def test_an_engine_alone_tells_its_layers_and_bindings_where_it_can(self, version, tensorrt, tmp_path):
+        """On doubles of TensorRT; a dynamic one as well, whose types the inspector tells for a shape only."""
+        tensorrt(version)
+        onnx.save(layers_model(), tmp_path / "layers.onnx")
+        shapes = ("-i", "tokens:1x16x32..2x16x32..4x16x32", "-i", "flag:scalar:bool")
+        words = ("-p", "fp32,fp16", "--backend", "tensorrt", "--no-compare", "-o", tmp_path / "out")
+        assert run("convert", tmp_path / "layers.onnx", *shapes, *words).exit_code == 0
+        shutil.copy(tmp_path / "out" / "model.engine", tmp_path / "lone.plan")
+        told, alone = read(tmp_path / "out"), read(tmp_path / "lone.plan")
+        assert (alone.layers, alone.bindings, alone.backend.split()[0]) == (told.layers, told.bindings, "TensorRT")
+        assert len(alone.layers) > 2 and {b.name for b in alone.bindings} == {"tokens", "flag", "scores"}
+        shown = run("inspect", tmp_path / "lone.plan").stdout
+        assert (
+            f"{len(alone.layers)} engine layers" in shown
+            and "tokens" in shown
+            and "nodes" not in shown.split("engine layers")[0]
+        )
+        (tmp_path / "foreign.engine").write_bytes(b"no engine")
+        assert "magicTag mismatch" in run("inspect", tmp_path / "foreign.engine").stderr
 
 
 class TestStages:

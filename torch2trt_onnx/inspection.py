@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from torch2trt_onnx import fitness, stages, work
-from torch2trt_onnx.backends import Backend
+from torch2trt_onnx.backends import Backend, load_engine
 from torch2trt_onnx.backends.layers import Binding
 from torch2trt_onnx.errors import ConversionError, EngineMismatchError, SourceError
 from torch2trt_onnx.exporters import source
@@ -32,11 +32,13 @@ ENGINES = (".engine", ".plan", ".trt")
 
 
 def read(path: Path) -> Report:
-    """The report of a saved folder or the engine in it, or of an ONNX file, ours or another's; of a stage with what was done before.
+    """The report of a saved folder or the engine in it, or of an ONNX file, ours or another's; of a stage with what was done before; of an
+    engine alone what it tells where it can be loaded.
 
     Raises:
         SourceError: it is none of these.
         ManifestError, EngineMismatchError: an engine is not that of the report beside it.
+        BackendError, InspectionError: an engine alone cannot be loaded here, or tells nothing.
     """
     if path.is_dir():
         return _read_folder(path)
@@ -60,11 +62,15 @@ def read(path: Path) -> Report:
 def _read_engine(path: Path) -> Report:
     folder = path.parent
     if path.name != ENGINE or not (folder / REPORT).is_file():
-        raise SourceError(
-            "an engine alone cannot be read",
-            where=str(path),
-            why="TensorRT tells of it only on the GPU that it was built for; what it told while it was built stands in the report",
-            fix=f"inspect the folder that `convert -o` wrote, with {REPORT} and manifest.json beside {ENGINE}",
+        alone = load_engine(path)
+        return Report(
+            str(path),
+            PrecisionPlan(()),
+            [],
+            backend=alone.backend,
+            layers=alone.layers,
+            bindings=alone.bindings,
+            sizes={"engine": path.stat().st_size},
         )
     manifest = Manifest.read(folder)
     wrong_files = fitness.hashes(manifest.files, [name for name in (ENGINE, REPORT) if name in manifest.files], folder)

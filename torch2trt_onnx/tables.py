@@ -102,15 +102,23 @@ def _operands(suspect: Suspect) -> Table:
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
     yield "model", report.source
+    engine = (
+        [f"{report.backend}, {len(report.layers)} layers, {report.sizes['engine'] / 1e6:.1f} MB"]
+        if report.backend
+        else []
+    )
+    if engine and not report.nodes:  # it is alone, and nobody knows what was planned
+        yield "engine", engine[0]
+        return
     counts = report.plan.counts()
     yield "precisions", ", ".join(f"{count} nodes in {name}" for name, count in counts.items()) or "no float nodes"
     yield from _kept(report)
     yield from _inside(report)
-    if report.backend:
+    if engine:
         differ = sum(node.differs for node in report.nodes)
         agreed = sum(bool(any(node.network) and node.plan.precision) for node in report.nodes)
         verdict = f"{differ} differ from the plan" if differ else "each as planned"
-        yield "engine", f"{report.backend}, {len(report.layers)} layers, {report.sizes['engine'] / 1e6:.1f} MB"
+        yield "engine", engine[0]
         yield "network", f"{agreed} float nodes found in it, {verdict}"
         counts = Counter(node.verdict for node in report.nodes)
         yield "proof", ", ".join(f"{counts[word]} {word}" for word in WORDS)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch2trt_onnx.backends import exchange, library, worker
+from torch2trt_onnx.backends import exchange, inspector, library, worker
 from torch2trt_onnx.backends.exchange import BuildResult, Progress, Request
 from torch2trt_onnx.backends.job import Job
+from torch2trt_onnx.backends.layers import Binding, EngineLayer
 from torch2trt_onnx.backends.library import Capabilities
-from torch2trt_onnx.errors import BackendMissingError, WorkerError
+from torch2trt_onnx.errors import BackendError, BackendMissingError, WorkerError
 from torch2trt_onnx.options import Options
 
 WORKER = "torch2trt_onnx.backends.build_worker"
@@ -153,14 +154,63 @@ def probed(product: str) -> dict[str, Any]:
     return {"version": library.version(product), "capabilities": {}, "problem": problem}
 
 
+@dataclass(frozen=True)
+class LoadedEngine:
+    """What an engine tells of itself where it is loaded.
+
+    Args:
+        backend: the product and version that loaded it.
+        layers: its kernels.
+        bindings: its inputs and outputs.
+    """
+
+    backend: str
+    layers: list[EngineLayer]
+    bindings: list[Binding]
+
+
+def load_engine(path: Path) -> LoadedEngine:
+    """Load an engine with the first product that can, in a child process, and ask it.
+
+    Raises:
+        BackendError: none can: an engine is for one version and one GPU.
+        InspectionError: it was built without details of its layers.
+    """
+    problems = {}
+    for product, title in library.TITLES.items():
+        if not library.is_installed(product):
+            problems[title] = "not installed"
+            continue
+        job = {"product": product, "engine": str(path.absolute())}
+        with tempfile.TemporaryDirectory(prefix="torch2trt_onnx-") as folder:
+            try:
+                told = worker.run(WORKER, job, Path(folder), model_name=path.name, timeout=600, memory_limit=None)
+            except WorkerError as error:
+                problems[title] = ": ".join(filter(None, (error.what, error.why)))
+                continue
+        if told["engine"] is not None:
+            layers, _ = inspector.parse(told["engine"]["layers"])
+            bindings = [Binding.from_json(row) for row in told["engine"]["bindings"]]
+            return LoadedEngine(f"{title} {told['version']}", layers, bindings)
+        problems[title] = told["problem"].split("\n[checkMacros", maxsplit=1)[0].strip()
+    raise BackendError(
+        "the engine cannot be read here",
+        where=str(path),
+        why="; ".join(f"{title}: {problem}" for title, problem in problems.items()),
+        fix="read it on the GPU and with the version that it was built for; or the folder that `convert -o` wrote, which needs neither",
+    )
+
+
 __all__ = [
     "BACKENDS",
     "NAMES",
     "Backend",
     "BuildResult",
     "Job",
+    "LoadedEngine",
     "Progress",
     "Request",
     "find_backend",
+    "load_engine",
     "own_capability",
 ]

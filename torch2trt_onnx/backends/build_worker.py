@@ -2,7 +2,7 @@
 
 Runs in a process of its own, because hostile graphs crash TensorRT's parser or never come back from it. Reads a job, writes the engine
 and a result as files beside it, and says on its standard output, a JSON object a line, how far it is. What TensorRT itself prints goes to
-standard error. A job that only names a product asks what its library can do.
+standard error. A job that only names a product asks what its library can do, and one that names an engine too, what that tells.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from torch2trt_onnx.backends import library
+from torch2trt_onnx.backends.engine_reader import tell
 from torch2trt_onnx.backends.job import Job
-from torch2trt_onnx.backends.session import Session
+from torch2trt_onnx.backends.session import Log, Session
 
 
 def main(job_path: str) -> None:
@@ -38,7 +39,11 @@ def main(job_path: str) -> None:
 
 
 def _done(data: dict[str, Any], channel: TextIO) -> dict[str, Any]:
-    return probe(data["product"]) if set(data) == {"product"} else open_session(Job.from_json(data), channel).run()
+    if set(data) == {"product"}:
+        return probe(data["product"])
+    if set(data) == {"product", "engine"}:
+        return read(data["product"], Path(data["engine"]))
+    return open_session(Job.from_json(data), channel).run()
 
 
 def _die_with_parent() -> None:
@@ -69,6 +74,20 @@ def probe(product: str) -> dict[str, Any]:
     except (TypeError, RuntimeError) as error:  # no driver, or no GPU
         found["problem"] = f"its builder cannot be made (is there a GPU, and a driver?): {error}"
     return found
+
+
+def read(product: str, engine: Path) -> dict[str, Any]:
+    """What an engine tells of itself to a library: `version`, `engine` as `engine_reader.tell` has it, and where it cannot be loaded
+    the `problem`."""
+    try:
+        trt = library.load(product)
+    except (ImportError, OSError) as error:
+        return {"version": "", "engine": None, "problem": f"it cannot be loaded: {error}"}
+    log: Any = library.derived(trt.ILogger, Log)
+    told = tell(trt, log, engine)
+    said = [text for severity, text in log.kept if severity != "WARNING"]
+    problem = "" if told is not None else "; ".join(said) or "it does not load the engine, and gives no reason"
+    return {"version": trt.__version__, "engine": told, "problem": problem}
 
 
 if __name__ == "__main__":

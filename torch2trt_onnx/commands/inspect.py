@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from torch2trt_onnx.selection import Only
 
 SHOWN = ["layers", "casts", "precision", "weights", "bindings", "plan", "engine", "stats"]
-DEFAULT = ("bindings", "layers", "casts")
+DEFAULT, ALONE = ("bindings", "layers", "casts"), ("bindings", "engine")
+"""What is shown where nothing is asked for; of an engine alone, whose nodes nobody knows, the latter."""
 ORDERS = ["order", "name", "op", "precision", "module", "work", "bytes"]
-FILE_HELP = "FILE is an ONNX file or a stage, a saved folder, or the engine in one."
+FILE_HELP = "FILE is an ONNX file or a stage, a saved folder or the engine in one; or an engine alone, on the GPU that it was built for."
 ONLY_HELP = (
     "Of the nodes these: FIELD is name, module, op or precision. Of a field any, of several all must match; repeatable."
 )
@@ -63,4 +64,5 @@ def inspect(file: Path, what: tuple[str, ...], only: list[Only], **how: Any) -> 
         click.echo(json.dumps(facets.data(chosen, what), indent=1))
         return
     screen = Screen.here()
-    screen.put(lines(chosen, what or DEFAULT, screen), pager=how["pager"])
+    default = DEFAULT if chosen.report.nodes else ALONE
+    screen.put(lines(chosen, what or default, screen), pager=how["pager"])

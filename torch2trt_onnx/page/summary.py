@@ -118,6 +118,10 @@ def _mix(report: Report) -> str:
 def _proof(report: Report) -> Statement:
     if not report.backend:
         return Statement("No engine was built, so that nothing of this is proven.", UNKNOWN)
+    if not report.nodes:
+        return Statement(
+            "The engine stands alone: what was planned for it is not known, and so nothing is proven.", UNKNOWN
+        )
     unproven = report.unproven()
     if not unproven:
         judged = sum(bool(node.verdict) for node in report.nodes)
